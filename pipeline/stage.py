@@ -1,0 +1,72 @@
+"""What a stage is: a frozen dataclass whose fields are everything it may know.
+
+A stage's result depends on its fields (except those marked :func:`~reveal_core.config.runtime`), on the artifacts
+of the stages it names in ``inputs``, and on the outside files whose digests it returns from ``external``. Nothing
+else: no clock, no environment, no global random state. So the key of its result is a digest of exactly those.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from pipeline.files import FileDigests
+from reveal_core.config import Config
+
+Report = dict[str, Any]
+
+
+class Progress(Protocol):
+    """Where long work says how far it is."""
+
+    def track(self, description: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """A context whose value is called with the number of units just done."""
+        ...
+
+    def log(self, message: str) -> None:
+        """One line for people."""
+        ...
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folders and services a running stage is given."""
+
+    out_dir: Path
+    """Empty; everything written here becomes the artifact. Same inputs, same bytes: no times, no absolute paths."""
+    resume_dir: Path
+    """Kept when a run is killed and given to the next run of the same key; removed once the artifact is complete."""
+    cache_dir: Path
+    """Content-addressed, shared by all datasets and runs."""
+    digests: FileDigests
+    progress: Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage(Config):
+    """One step of the pipeline."""
+
+    name: ClassVar[str]
+    version: ClassVar[int]
+    """Raised by hand when the code would give another result for the same inputs."""
+
+    @property
+    @abstractmethod
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the stages whose artifacts this one reads."""
+
+    def external(self, digests: FileDigests) -> dict[str, str]:
+        """Digests of what lies outside the pipeline, by a name that people understand.
+
+        Raises:
+            UserError: when something that must be there is not.
+        """
+        return {}
+
+    @abstractmethod
+    def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
+        """Read the input folders, write ``work.out_dir``, return what is worth telling (JSON)."""

@@ -1,0 +1,37 @@
+"""The error tree.
+
+RevealError
+└── UserError    the user's mistake: one line (what, where, how to mend), exit code 2
+    └── LockedError    another run holds the work folder
+
+Anything else that escapes is ours: exit code 1 and a traceback to send us. Functions that check arguments a
+*programmer* passes raise plain ``ValueError``.
+"""
+
+from __future__ import annotations
+
+
+class RevealError(Exception):
+    """Base of every error this project raises on purpose."""
+
+
+class UserError(RevealError):
+    """Something the user can mend.
+
+    Args:
+        what: what is wrong, in plain words.
+        where: the file, line or manifest field.
+        mend: what to do about it.
+
+    >>> str(UserError("no such file", where="data.root", mend="check the path"))
+    'data.root: no such file (check the path)'
+    """
+
+    def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
+        self.what, self.where, self.mend = what, where, mend
+        line = f"{where}: {what}" if where else what
+        super().__init__(f"{line} ({mend})" if mend else line)
+
+
+class LockedError(UserError):
+    """Another run holds the work folder."""
