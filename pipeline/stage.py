@@ -53,6 +53,8 @@ class Stage(Config):
     name: ClassVar[str]
     version: ClassVar[int]
     """Raised by hand when the code would give another result for the same inputs."""
+    manifest_names: ClassVar[Mapping[str, str]] = {}
+    """Where a field's name differs from its place in the manifest: what people are told when it changes."""
 
     @property
     @abstractmethod

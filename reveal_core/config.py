@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,4 +48,4 @@ def result_settings(value: object) -> Any:
         return [result_settings(item) for item in value]
     if value is None or isinstance(value, str | int | float | bool):
         return value
-    raise TypeError(f"not a configuration value: {cast(object, value)!r}")
+    raise TypeError(f"not a configuration value: {value!r}")

@@ -1,0 +1,86 @@
+"""What every command over a manifest shares: its options, and running up to a stage."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from pipeline.manifest import Manifest
+    from pipeline.runner import Runner
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def manifest_options(command: Command) -> Command:
+    """--manifest, --set, --workdir and --json."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."),
+        click.option(
+            "--workdir",
+            type=click.Path(path_type=Path, file_okay=False),
+            default=Path("artifacts"),
+            show_default=True,
+            help="Where everything is written.",
+        ),
+        click.option(
+            "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a manifest value; repeatable."
+        ),
+        click.option(
+            "--manifest",
+            type=click.Path(path_type=Path, dir_okay=False),
+            required=True,
+            help="The YAML file that says what to run.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def open_runner(manifest_path: Path, overrides: tuple[str, ...], workdir: Path) -> tuple[Manifest, Runner]:
+    """The manifest, checked, and its stages over the work folder."""
+    from pipeline.artifacts import ArtifactStore
+    from pipeline.files import FileDigests
+    from pipeline.manifest import load_manifest
+    from pipeline.runner import Runner
+    from pipeline.stages import plan
+
+    manifest = load_manifest(manifest_path, overrides)
+    store = ArtifactStore(workdir)
+    return manifest, Runner(manifest.name, plan(manifest), store, FileDigests(workdir / "digests.sqlite"))
+
+
+def run_until(stage: str, manifest_path: Path, overrides: tuple[str, ...], workdir: Path, as_json: bool) -> None:
+    """Bring ``stage`` up to date; tell what ran, what did not, and the metrics if they are among the results."""
+    from rich.console import Console
+
+    from cli.console import make_progress
+    from cli.tables import print_metrics, print_outcome
+    from pipeline.files import read_json
+
+    manifest, runner = open_runner(manifest_path, overrides, workdir)
+    errors = Console(stderr=True)
+    outcome = runner.run(stage, make_progress(errors))
+    folder = workdir / "runs" / manifest.name
+    metrics = read_json(folder / "evaluate" / "metrics.json") if stage == "evaluate" else None
+    if as_json:
+        stages = [
+            {
+                "stage": status.stage,
+                "ran": status.receipt is None,
+                "why": status.why,
+                "key": receipt.key,
+                "seconds": receipt.seconds,
+                "report": receipt.report,
+            }
+            for status, receipt in outcome
+        ]
+        click.echo(json.dumps({"name": manifest.name, "folder": str(folder), "stages": stages, "metrics": metrics}))
+        return
+    print_outcome(errors, outcome, folder)
+    if metrics is not None:
+        print_metrics(Console(), metrics)

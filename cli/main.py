@@ -1,0 +1,85 @@
+"""The command line: `reveal COMMAND`. Loads a command's module only when that command is used."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+
+import click
+
+from reveal_core.errors import UserError
+
+#: One file per command: name -> (module, what `reveal --help` says of it).
+COMMANDS = {
+    "run": ("cli.run", "Run every stage whose inputs changed."),
+    "extract": ("cli.extract", "Run the stages up to the item features."),
+    "train": ("cli.train", "Run the stages up to the metrics."),
+    "evaluate": ("cli.evaluate", "Bring the metrics up to date and show them."),
+    "status": ("cli.status", "Say for each stage whether it is done, and if not, why."),
+    "demo-data": ("cli.demo_data", "Draw a small shop: product photos and shoppers' logs."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command when it is called, so that `--help` answers at once."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        assert isinstance(command, click.Command)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        import difflib
+
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], COMMANDS, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"one of {', '.join(COMMANDS)}"
+            raise click.UsageError(f"no command {args[0]!r} ({hint})")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="reveal-recsys", prog_name="reveal")
+def reveal() -> None:
+    """Images and clicks in, a recommender and honest metrics out.
+
+    \b
+    Example:
+      reveal demo-data --out demo-data
+      reveal run --manifest manifests/demo.yaml
+    """
+
+
+def main() -> None:
+    """Exit codes: 0 fine, 1 our mistake, 2 the user's mistake, 130 interrupted."""
+    try:
+        reveal(standalone_mode=False)
+    except UserError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted; the same command goes on from here", err=True)
+        sys.exit(130)
+    except Exception:
+        traceback.print_exc()
+        click.echo("error: this is a bug in reveal, not in your data; please report the lines above", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

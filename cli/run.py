@@ -1,0 +1,21 @@
+"""`reveal run`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from cli.common import manifest_options, run_until
+
+
+@click.command("run")
+@manifest_options
+def command(manifest: Path, overrides: tuple[str, ...], workdir: Path, as_json: bool) -> None:
+    """Run every stage whose inputs changed, and show the metrics.
+
+    \b
+    Example:
+      reveal run --manifest manifests/demo.yaml
+    """
+    run_until("evaluate", manifest, overrides, workdir, as_json)

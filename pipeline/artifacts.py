@@ -1,0 +1,182 @@
+"""Finished stage results on disk: folders named by key, each sealed by a receipt written last.
+
+Layout of a work folder::
+
+    lock                         held while a run works here
+    digests.sqlite               digests of the user's files (a cache)
+    cache/                       patch features and text vectors, content-addressed
+    stages/<stage>/<key>/        one finished result, with receipt.json
+    partial/<stage>-<key>/       what an unfinished stage needs to go on
+    runs/<manifest name>/        links to the results of its last run, and their keys
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pipeline.files import digest_file, digest_json, read_json, sync, write_json
+from reveal_core.errors import LockedError, UserError
+
+RECEIPT = "receipt.json"
+KEY_LENGTH = 16
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What a finished stage says of itself."""
+
+    stage: str
+    key: str
+    basis: dict[str, Any]
+    """Everything the result may depend on; ``key`` is its digest."""
+    files: dict[str, dict[str, Any]]
+    """Per file of the artifact: ``sha256`` and ``bytes``."""
+    digest: str
+    """Digest of the files' digests: what the keys of later stages hold."""
+    report: dict[str, Any]
+    seconds: float
+    versions: dict[str, str]
+
+
+def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
+    """sha256 and size of every file below ``folder``, except the receipt."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != RECEIPT)
+    return {
+        path.relative_to(folder).as_posix(): {"sha256": digest_file(path), "bytes": path.stat().st_size}
+        for path in paths
+    }
+
+
+class ArtifactStore:
+    """The finished results of one work folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"cannot make the work folder: {error.strerror}", where=str(root), mend="pass another --workdir"
+            ) from None
+
+    @property
+    def cache_dir(self) -> Path:
+        return self.root / "cache"
+
+    def folder(self, stage: str, key: str) -> Path:
+        return self.root / "stages" / stage / key[:KEY_LENGTH]
+
+    def resume_dir(self, stage: str, key: str) -> Path:
+        return self.root / "partial" / f"{stage}-{key[:KEY_LENGTH]}"
+
+    def receipt(self, stage: str, key: str) -> Receipt | None:
+        """The receipt of a complete artifact, or None when it is missing, cut short or lacks a file."""
+        folder = self.folder(stage, key)
+        try:
+            receipt = Receipt(**read_json(folder / RECEIPT))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+        whole = all(
+            (folder / name).is_file() and (folder / name).stat().st_size == facts["bytes"]
+            for name, facts in receipt.files.items()
+        )
+        return receipt if whole and receipt.key == key else None
+
+    @contextmanager
+    def building(self, stage: str, key: str) -> Iterator[Path]:
+        """An empty temporary folder for a stage to write in; removed if the block raises."""
+        folder = self.folder(stage, key)
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run; the lock says that nobody works in it
+        temporary.mkdir(parents=True)
+        try:
+            yield temporary
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+    def seal(
+        self,
+        built: Path,
+        *,
+        stage: str,
+        basis: Mapping[str, Any],
+        report: Mapping[str, Any],
+        seconds: float,
+        versions: Mapping[str, str],
+    ) -> Receipt:
+        """Write the receipt last, make everything durable, and move the folder to its place."""
+        files = describe_files(built)
+        receipt = Receipt(
+            stage=stage,
+            key=digest_json(basis),
+            basis=dict(basis),
+            files=files,
+            digest=digest_json({name: facts["sha256"] for name, facts in files.items()}),
+            report=dict(report),
+            seconds=round(seconds, 3),
+            versions=dict(versions),
+        )
+        for name in files:
+            sync(built / name)
+        write_json(built / RECEIPT, asdict(receipt))
+        final = self.folder(stage, receipt.key)
+        shutil.rmtree(final, ignore_errors=True)  # incomplete, or `receipt` would have found it
+        built.rename(final)
+        sync(final.parent)
+        shutil.rmtree(self.resume_dir(stage, receipt.key), ignore_errors=True)
+        return receipt
+
+    def last_run(self, name: str) -> dict[str, dict[str, Any]]:
+        """The basis of each stage when the manifest ``name`` last ran, by stage."""
+        try:
+            bases: dict[str, dict[str, Any]] = read_json(self.root / "runs" / name / "basis.json")
+        except (FileNotFoundError, ValueError):
+            return {}
+        return bases
+
+    def record_run(self, name: str, receipt: Receipt) -> None:
+        """Remember that ``receipt`` is the current result of its stage for the manifest ``name``, and link to it."""
+        folder = self.root / "runs" / name
+        bases = self.last_run(name)
+        link = folder / receipt.stage
+        target = os.path.relpath(self.folder(receipt.stage, receipt.key), folder)
+        if bases.get(receipt.stage) == receipt.basis and link.is_symlink() and str(link.readlink()) == target:
+            return
+        write_json(folder / "basis.json", bases | {receipt.stage: receipt.basis})
+        temporary = folder / f".{receipt.stage}.tmp"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(target, target_is_directory=True)
+        temporary.replace(link)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the work folder. The system lets go of the lock when the process ends, however it ends.
+
+        Raises:
+            LockedError: at once, when another run holds it.
+        """
+        lock = FileLock(self.root / "lock")
+        holder = self.root / "lock.pid"
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            pid = holder.read_text().strip() if holder.exists() else "unknown"
+            raise LockedError(
+                f"another run (process {pid}) is working here",
+                where=str(self.root),
+                mend="wait for it, or pass another --workdir",
+            ) from None
+        try:
+            holder.write_text(f"{os.getpid()}\n")
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()

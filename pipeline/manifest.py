@@ -1,0 +1,259 @@
+"""The manifest: one YAML file that says what to run, read and checked once, at the edge."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import types
+import typing
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from pipeline.adapters import AdapterConfig
+from reveal_core.config import Config, runtime
+from reveal_core.encoders import EncoderConfig
+from reveal_core.encoders.embedded import Embedded
+from reveal_core.errors import UserError
+from reveal_core.evaluation import EvaluateConfig
+from reveal_core.extraction.static import Static
+from reveal_core.images import ImagesConfig
+from reveal_core.interactions import Cleaning
+from reveal_core.model import ModelConfig
+from reveal_core.splits import LeaveLastOut, SplitConfig
+from reveal_core.training import TrainConfig
+
+_VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig(Cleaning):
+    """The user's catalogue and log, and what to keep of them."""
+
+    adapter: Annotated[AdapterConfig, Field(discriminator="kind")]
+    """The raw format."""
+    root: str = runtime(MISSING)
+    """Folder of the raw files; relative to where the command is run."""
+    images: ImagesConfig = ImagesConfig()
+    """Where the item images are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Local(Config):
+    """Work on this machine, in worker processes."""
+
+    kind: Literal["local"] = "local"
+    workers: int = runtime(0)
+    """Worker processes for reading and decoding images; 0 = one for each core but one, at least one."""
+
+    def __post_init__(self) -> None:
+        if self.workers < 0:
+            raise ValueError("workers must not be negative")
+
+    @property
+    def num_workers(self) -> int:
+        return self.workers or max(1, (os.cpu_count() or 1) - 1)
+
+
+class Manifest(BaseModel):
+    """A validated manifest; the sections in the order in which people write them."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
+    """Names the run in the work folder."""
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    data: DataConfig
+    encoder: Annotated[EncoderConfig, Field(discriminator="kind")] = Embedded()
+    split: Annotated[SplitConfig, Field(discriminator="kind")] = LeaveLastOut()
+    extraction: Static = Static()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
+    executor: Local = Local()
+
+
+def load_manifest(path: Path, overrides: Sequence[str] = ()) -> Manifest:
+    """Read, override, expand and check a manifest.
+
+    Args:
+        path: a YAML file.
+        overrides: ``a.b=value`` each, the value in YAML; they win over the file.
+
+    Raises:
+        UserError: one line with the path of the field and how to mend it.
+    """
+    document = _read_yaml(path)
+    for override in overrides:
+        _override(document, override)
+    return parse_manifest(_expand(document, ""), where=str(path))
+
+
+def parse_manifest(document: object, *, where: str) -> Manifest:
+    """Check a manifest that is already a tree of plain values."""
+    try:
+        # Through JSON: pydantic's strict mode takes lists for tuples and mappings for dataclasses only there.
+        text = json.dumps(document, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"holds a value that is not plain data: {error}", where=where) from None
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise _explain(error, where) from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML that refuses a key given twice and reads 1e-3 as a number."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            if not isinstance(key, str):
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} given twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_Loader)  # noqa: S506 - derives from SafeLoader
+    except yaml.MarkedYAMLError as error:
+        line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"not valid YAML: {error.problem}", where=f"{where}{line}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"not valid YAML: {str(error).splitlines()[0]}", where=where) from None
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        hint = f"did you mean {path.parent / near[0]}?" if near else "check --manifest"
+        raise UserError("no such manifest", where=str(path), mend=hint) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot be read: {error}", where=str(path)) from None
+    document = _parse_yaml(text, str(path))
+    if not isinstance(document, dict):
+        raise UserError("a manifest is a mapping of sections", where=str(path), mend="see manifests/demo.yaml")
+    return document
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    dotted, equals, text = override.partition("=")
+    keys = dotted.strip().split(".")
+    if not equals or not all(keys):
+        raise UserError("not of the form a.b=value", where=f"--set {override}")
+    value = _parse_yaml(text, f"--set {override}")
+    node = document
+    for key in keys[:-1]:
+        node = node.setdefault(key, {})
+        if not isinstance(node, dict):
+            raise UserError(f"{key} is a value, not a section", where=f"--set {override}")
+    node[keys[-1]] = value
+
+
+def _expand(value: Any, path: str) -> Any:
+    """``${NAME}`` and ``${NAME:-default}`` in every text, from the environment."""
+    if isinstance(value, dict):
+        return {key: _expand(item, f"{path}.{key}" if path else key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_expand(item, f"{path}.{index}") for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        found = os.environ.get(match["name"]) or match["default"]
+        if found is None:
+            raise UserError(
+                f"the environment has no {match['name']}",
+                where=path,
+                mend=f"set it, or write ${{{match['name']}:-default}}",
+            )
+        return found
+
+    return _VARIABLE.sub(replace, value)
+
+
+def _explain(error: ValidationError, where: str) -> UserError:
+    """The first problem in one line; several are counted."""
+    problems = error.errors(include_url=False)
+    # A misspelt key often makes the right one "missing" as well: name the misspelt one.
+    problems.sort(key=lambda problem: problem["type"] not in ("unexpected_keyword_argument", "extra_forbidden"))
+    problem = problems[0]
+    path, valid_keys = _locate(problem["loc"])
+    mend = ""
+    match problem["type"]:
+        case "unexpected_keyword_argument" | "extra_forbidden":
+            what = "unknown key"
+            near = difflib.get_close_matches(path.rsplit(".", 1)[-1], valid_keys, n=1, cutoff=0.5)
+            mend = f"did you mean {near[0]}?" if near else f"valid keys: {', '.join(valid_keys)}"
+        case "missing" | "missing_argument" | "union_tag_not_found":
+            what = "is required"
+            if problem["type"] == "union_tag_not_found":
+                what = "kind is required"
+        case "union_tag_invalid":
+            context = problem["ctx"]
+            kinds = re.findall(r"'([^']*)'", str(context["expected_tags"]))
+            near = difflib.get_close_matches(str(context["tag"]), kinds, n=1, cutoff=0.5)
+            path, what = f"{path}.kind", f"no kind {str(context['tag'])!r}"
+            mend = f"did you mean {near[0]}?" if near else f"one of {', '.join(kinds)}"
+        case _:
+            what = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            if not isinstance(problem["input"], dict):
+                mend = f"got {problem['input']!r}"
+    more = f"; {len(problems) - 1} more problem(s)" if len(problems) > 1 else ""
+    return UserError(f"{path}: {what}" if path else what, where=where, mend=mend + more if mend else more[2:])
+
+
+def _locate(loc: Sequence[int | str]) -> tuple[str, list[str]]:
+    """The dotted manifest path of a pydantic location (which also names union members), and the keys valid beside it."""
+    node: Any = Manifest
+    path: list[str] = []
+    siblings: list[str] = []
+    for part in loc:
+        members = _members(node)
+        if len(members) > 1 and isinstance(part, str) and part in (kinds := {_kind(m): m for m in members}):
+            node = kinds[part]  # the union's tag: no place in the manifest of its own
+            continue
+        path.append(str(part))
+        annotations = _annotations(members[0]) if len(members) == 1 else {}
+        siblings = list(annotations)
+        node = annotations.get(str(part))
+    return ".".join(path), siblings
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The dataclasses or models an annotation may stand for."""
+    if typing.get_origin(annotation) is Annotated:
+        return _members(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (Union, types.UnionType):
+        return [member for option in typing.get_args(annotation) for member in _members(option)]
+    return [annotation] if isinstance(annotation, type) else []
+
+
+def _annotations(node: Any) -> dict[str, Any]:
+    if isinstance(node, type) and issubclass(node, BaseModel):
+        return {name: field.annotation for name, field in node.model_fields.items()}
+    if is_dataclass(node):
+        hints = typing.get_type_hints(node, include_extras=True)
+        return {field.name: hints[field.name] for field in fields(node)}
+    return {}
+
+
+def _kind(node: Any) -> str:
+    return str(getattr(node, "kind", ""))

@@ -1,0 +1,148 @@
+"""Runs the stages whose inputs changed, in order, and says why. Knows no stage by name."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pipeline.artifacts import ArtifactStore, Receipt
+from pipeline.files import FileDigests, digest_json
+from pipeline.fingerprint import basis, explain
+from pipeline.stage import Progress, Stage, Workspace
+from reveal_core.errors import UserError
+
+State = Literal["done", "stale", "missing"]
+
+#: Packages whose version a receipt names; versions stay out of keys, so an upgrade alone never costs a rerun.
+RECORDED_PACKAGES = ("reveal-recsys", "torch", "polars", "pyarrow", "open_clip_torch", "timm", "faiss-cpu", "numpy")
+
+
+@dataclass(frozen=True)
+class StageStatus:
+    """Where one stage stands for one manifest."""
+
+    stage: str
+    state: State
+    why: str
+    key: str | None = None
+    """None while an input is not done, as the key needs its digest."""
+    receipt: Receipt | None = None
+    basis: dict[str, Any] | None = None
+
+
+class Runner:
+    """The stage graph of one manifest over one work folder.
+
+    Args:
+        name: the manifest's name; its last run is remembered under it.
+        stages: in an order in which every stage stands after its inputs.
+    """
+
+    def __init__(self, name: str, stages: Sequence[Stage], store: ArtifactStore, digests: FileDigests) -> None:
+        self.name, self.store, self.digests = name, store, digests
+        self.stages = {stage.name: stage for stage in stages}
+
+    def status(self) -> list[StageStatus]:
+        """The state of every stage, in order. Reads, never writes."""
+        known: dict[str, StageStatus] = {}
+        last = self.store.last_run(self.name)
+        for stage in self.stages.values():
+            known[stage.name] = self._inspect(stage, known, last.get(stage.name))
+        return list(known.values())
+
+    def run(self, until: str, progress: Progress) -> list[tuple[StageStatus, Receipt]]:
+        """Bring ``until`` and all it needs up to date; per stage, what was found and the receipt now in place.
+
+        Raises:
+            LockedError: when another run holds the work folder.
+            UserError: when a stage meets something that the user must mend.
+        """
+        outcome: dict[str, tuple[StageStatus, Receipt]] = {}
+        found: dict[str, StageStatus] = {}
+        with self.store.locked():
+            for name in self._needed(until):
+                stage = self.stages[name]
+                # Read anew each time: every stage that finishes changes the record, also if the next one is killed.
+                status = self._inspect(stage, found, self.store.last_run(self.name).get(name))
+                receipt = status.receipt or self._build(stage, status, outcome, progress)
+                self.store.record_run(self.name, receipt)
+                outcome[name] = (status, receipt)
+                found[name] = StageStatus(name, "done", "", receipt.key, receipt, receipt.basis)
+        return list(outcome.values())
+
+    def folder(self, stage: str) -> Path:
+        """The folder of a stage's finished result.
+
+        Raises:
+            UserError: when it is not done.
+        """
+        status = next(status for status in self.status() if status.stage == stage)
+        if status.receipt is None:
+            raise UserError(f"{stage} is {status.state}: {status.why}", mend="run `reveal run` first")
+        return self.store.folder(stage, status.receipt.key)
+
+    def _needed(self, until: str) -> list[str]:
+        needed = {until}
+        for stage in reversed(list(self.stages.values())):
+            if stage.name in needed:
+                needed.update(stage.inputs)
+        return [name for name in self.stages if name in needed]
+
+    def _inspect(self, stage: Stage, known: Mapping[str, StageStatus], last: dict[str, Any] | None) -> StageStatus:
+        waiting = [name for name in stage.inputs if known[name].receipt is None]
+        if waiting:
+            return StageStatus(stage.name, "stale" if last else "missing", f"waits for {', '.join(waiting)}")
+        receipts = {name: known[name].receipt for name in stage.inputs}
+        now = basis(stage, {name: receipt.digest for name, receipt in receipts.items() if receipt}, self.digests)
+        key = digest_json(now)
+        receipt = self.store.receipt(stage.name, key)
+        if receipt is not None:
+            return StageStatus(stage.name, "done", "nothing it depends on changed", key, receipt, now)
+        if last is None:
+            return StageStatus(stage.name, "missing", "never run", key, basis=now)
+        if last == now:
+            return StageStatus(stage.name, "missing", "its result is gone or incomplete", key, basis=now)
+        return StageStatus(stage.name, "stale", explain(last, now), key, basis=now)
+
+    def _build(
+        self,
+        stage: Stage,
+        status: StageStatus,
+        outcome: Mapping[str, tuple[StageStatus, Receipt]],
+        progress: Progress,
+    ) -> Receipt:
+        assert status.key is not None
+        assert status.basis is not None
+        progress.log(f"{stage.name}: running ({status.why})")
+        inputs = {name: self.store.folder(name, outcome[name][1].key) for name in stage.inputs}
+        resume_dir = self.store.resume_dir(stage.name, status.key)
+        resume_dir.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        with self.store.building(stage.name, status.key) as out_dir:
+            work = Workspace(out_dir, resume_dir, self.store.cache_dir, self.digests, progress)
+            report = stage.run(inputs, work)
+            receipt = self.store.seal(
+                out_dir,
+                stage=stage.name,
+                basis=status.basis,
+                report=report,
+                seconds=time.monotonic() - started,
+                versions=_versions(),
+            )
+        progress.log(f"{stage.name}: done in {receipt.seconds:.1f} s")
+        return receipt
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions

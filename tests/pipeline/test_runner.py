@@ -1,0 +1,229 @@
+"""The stage graph: what reruns, what does not, and what people are told."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import pytest
+
+from pipeline.artifacts import ArtifactStore
+from pipeline.files import FileDigests
+from pipeline.runner import Runner
+from pipeline.stage import Report, Stage, Workspace
+from reveal_core.config import runtime
+from reveal_core.errors import LockedError, UserError
+
+
+class SilentProgress:
+    def track(self, description: str, total: int):  # noqa: ANN201
+        raise AssertionError("these stages do not track")
+
+    def log(self, message: str) -> None:
+        pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Read(Stage):
+    """Copies a file of the user's."""
+
+    name: ClassVar[str] = "read"
+    version: ClassVar[int] = 1
+    source: str = runtime("")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ()
+
+    def external(self, digests: FileDigests) -> dict[str, str]:
+        return {"source": digests.sha256(Path(self.source))}
+
+    def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
+        (work.out_dir / "text").write_bytes(Path(self.source).read_bytes())
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Words(Stage):
+    """Counts words, so many different texts give equal outputs."""
+
+    name: ClassVar[str] = "words"
+    version: ClassVar[int] = 1
+    manifest_names: ClassVar[Mapping[str, str]] = {"least": "data.least"}
+    least: int = 0
+    workers: int = runtime(1)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("read",)
+
+    def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
+        words = [word for word in (inputs["read"] / "text").read_text().split() if len(word) >= self.least]
+        (work.out_dir / "count").write_text(str(len(words)))
+        return {"words": len(words)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Double(Stage):
+    name: ClassVar[str] = "double"
+    version: ClassVar[int] = 1
+    fail: bool = runtime(False)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("words",)
+
+    def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
+        with (work.resume_dir / "attempts").open("a") as attempts:
+            attempts.write("x")
+        if self.fail:
+            raise UserError("asked to fail")
+        (work.out_dir / "double").write_text(str(2 * int((inputs["words"] / "count").read_text())))
+        return {"attempts": len((work.resume_dir / "attempts").read_text())}
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "source.txt"
+    path.write_text("one two three")
+    return path
+
+
+def runner(tmp_path: Path, source: Path, *, least: int = 0, workers: int = 1, fail: bool = False) -> Runner:
+    store = ArtifactStore(tmp_path / "work")
+    stages = [Read(source=str(source)), Words(least=least, workers=workers), Double(fail=fail)]
+    return Runner("test", stages, store, FileDigests(store.root / "digests.sqlite"))
+
+
+def ran(graph: Runner, until: str = "double") -> list[str]:
+    return [status.stage for status, _ in graph.run(until, SilentProgress()) if status.receipt is None]
+
+
+def why(graph: Runner) -> dict[str, tuple[str, str]]:
+    return {status.stage: (status.state, status.why) for status in graph.status()}
+
+
+def test_runs_once_then_nothing(tmp_path: Path, source: Path) -> None:
+    assert ran(runner(tmp_path, source)) == ["read", "words", "double"]
+    assert ran(runner(tmp_path, source)) == []
+    assert (tmp_path / "work/runs/test/double/double").read_text() == "6"
+
+
+def test_runs_only_what_the_target_needs(tmp_path: Path, source: Path) -> None:
+    assert ran(runner(tmp_path, source), "words") == ["read", "words"]
+    assert why(runner(tmp_path, source))["double"] == ("missing", "never run")
+
+
+def test_equal_output_stops_the_cascade(tmp_path: Path, source: Path) -> None:
+    ran(runner(tmp_path, source))
+    source.write_text("four five six")
+    assert why(runner(tmp_path, source)) == {
+        "read": ("stale", "source changed"),
+        "words": ("stale", "waits for read"),
+        "double": ("stale", "waits for words"),
+    }
+    assert ran(runner(tmp_path, source)) == ["read", "words"]
+
+
+def test_touching_a_file_reruns_nothing(tmp_path: Path, source: Path) -> None:
+    ran(runner(tmp_path, source))
+    os.utime(source, ns=(1, 1))
+    assert ran(runner(tmp_path, source)) == []
+
+
+def test_a_changed_setting_is_named_and_reruns_from_there(tmp_path: Path, source: Path) -> None:
+    ran(runner(tmp_path, source))
+    changed = runner(tmp_path, source, least=4)
+    assert why(changed)["words"] == ("stale", "data.least: 0 -> 4")
+    assert ran(changed) == ["words", "double"]
+
+
+def test_going_back_to_old_settings_reruns_nothing(tmp_path: Path, source: Path) -> None:
+    ran(runner(tmp_path, source))
+    ran(runner(tmp_path, source, least=4))
+    assert ran(runner(tmp_path, source)) == []
+    assert (tmp_path / "work/runs/test/double/double").read_text() == "6"
+
+
+def test_runtime_settings_rerun_nothing(tmp_path: Path, source: Path) -> None:
+    ran(runner(tmp_path, source))
+    assert ran(runner(tmp_path, source, workers=7)) == []
+
+
+def test_a_raised_version_reruns(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran(runner(tmp_path, source))
+    monkeypatch.setattr(Words, "version", 2)
+    assert why(runner(tmp_path, source))["words"] == ("stale", "stage version 1 -> 2")
+
+
+@pytest.mark.parametrize("damage", ["receipt gone", "receipt cut", "file gone", "file cut", "folder gone"])
+def test_an_incomplete_artifact_is_missing_and_made_again(tmp_path: Path, source: Path, damage: str) -> None:
+    ran(runner(tmp_path, source))
+    folder = (tmp_path / "work/runs/test/words").resolve()
+    match damage:
+        case "receipt gone":
+            (folder / "receipt.json").unlink()
+        case "receipt cut":
+            (folder / "receipt.json").write_text('{"stage": "wo')
+        case "file gone":
+            (folder / "count").unlink()
+        case "file cut":
+            (folder / "count").write_text("")
+        case _:
+            shutil.rmtree(folder)
+    assert why(runner(tmp_path, source))["words"] == ("missing", "its result is gone or incomplete")
+    assert ran(runner(tmp_path, source)) == ["words"]
+
+
+def test_a_failed_stage_leaves_no_result_but_keeps_its_progress(tmp_path: Path, source: Path) -> None:
+    with pytest.raises(UserError, match="asked to fail"):
+        ran(runner(tmp_path, source, fail=True))
+    assert why(runner(tmp_path, source))["double"][0] == "missing"
+    assert not list((tmp_path / "work/stages").rglob(".*.tmp"))
+    receipts = dict(
+        (status.stage, receipt) for status, receipt in runner(tmp_path, source).run("double", SilentProgress())
+    )
+    assert receipts["double"].report == {"attempts": 2}
+    assert not list((tmp_path / "work/partial").iterdir())
+
+
+def test_a_missing_source_is_the_users_to_mend(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such file"):
+        runner(tmp_path, tmp_path / "nowhere").status()
+
+
+def test_a_second_run_is_told_to_wait_and_a_dead_one_holds_nothing(tmp_path: Path, source: Path) -> None:
+    code = textwrap.dedent("""
+        import sys, time
+        from pathlib import Path
+        from pipeline.artifacts import ArtifactStore
+        with ArtifactStore(Path(sys.argv[1])).locked():
+            print("held", flush=True)
+            time.sleep(60)
+    """)
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "work")], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with pytest.raises(LockedError, match=f"process {process.pid}"):
+            ran(runner(tmp_path, source))
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert ran(runner(tmp_path, source)) == ["read", "words", "double"]
+
+
+def test_receipts_tell_what_the_result_depends_on(tmp_path: Path, source: Path) -> None:
+    outcome = runner(tmp_path, source).run("double", SilentProgress())
+    receipts = {status.stage: receipt for status, receipt in outcome}
+    assert receipts["words"].basis["config"] == {"data.least": 0}
+    assert receipts["words"].basis["inputs"] == {"read": receipts["read"].digest}
+    assert receipts["words"].files["count"]["bytes"] == 1
