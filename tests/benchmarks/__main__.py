@@ -1,0 +1,51 @@
+"""`make bench`: each part beside its limit, measured side by side in one run, as ratios.
+
+Every `bench_*.py` here has ``run() -> list[dict]`` whose rows hold ``name, value, unit, limit, ratio, note``. Each
+runs in a process of its own, so that its peak memory is its own. Usage: ``python -m tests.benchmarks [NAME ...]``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import resource
+import sys
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).parent
+OUTPUT = Path("bench.json")
+
+
+def measure(name: str) -> dict[str, Any]:
+    """The rows of one benchmark and the peak memory of its process."""
+    rows = importlib.import_module(f"tests.benchmarks.bench_{name}").run()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"rows": rows, "peak_memory_bytes": peak}
+
+
+def main(names: list[str]) -> None:
+    known = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
+    if unknown := set(names) - set(known):
+        sys.exit(f"error: no benchmark {', '.join(sorted(unknown))} (one of {', '.join(known)})")
+    results: dict[str, Any] = {}
+    table = Table("what", "value", "unit", "its limit", "ratio", "note", pad_edge=False)
+    for name in names or known:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            results[name] = pool.apply(measure, (name,))
+        for row in results[name]["rows"]:
+            limit = "-" if row.get("limit") is None else f"{row['limit']:,.1f}"
+            ratio = "-" if row.get("ratio") is None else f"{row['ratio']:.2f}"
+            table.add_row(row["name"], f"{row['value']:,.1f}", row["unit"], limit, ratio, row.get("note", ""))
+        peak = results[name]["peak_memory_bytes"] / 2**20
+        table.add_row(f"{name}: peak memory", f"{peak:,.0f}", "MiB", "-", "-", "", end_section=True)
+    Console().print(table)
+    OUTPUT.write_text(json.dumps(results, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
