@@ -15,15 +15,15 @@ from typing import Annotated, Any, Literal, Union
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from reveal_core.encoders.embedded import Embedded
+from reveal_core.images import ImagesConfig
 
 from pipeline.adapters import AdapterConfig
 from reveal_core.config import Config, runtime
 from reveal_core.encoders import EncoderConfig
-from reveal_core.encoders.embedded import Embedded
 from reveal_core.errors import UserError
 from reveal_core.evaluation import EvaluateConfig
 from reveal_core.extraction.static import Static
-from reveal_core.images import ImagesConfig
 from reveal_core.interactions import Cleaning
 from reveal_core.model import ModelConfig
 from reveal_core.splits import LeaveLastOut, SplitConfig
@@ -36,7 +36,7 @@ _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^
 class DataConfig(Cleaning):
     """The user's catalogue and log, and what to keep of them."""
 
-    adapter: Annotated[AdapterConfig, Field(discriminator="kind")]
+    adapter: AdapterConfig
     """The raw format."""
     root: str = runtime(MISSING)
     """Folder of the raw files; relative to where the command is run."""
@@ -70,8 +70,8 @@ class Manifest(BaseModel):
     """Names the run in the work folder."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     data: DataConfig
-    encoder: Annotated[EncoderConfig, Field(discriminator="kind")] = Embedded()
-    split: Annotated[SplitConfig, Field(discriminator="kind")] = LeaveLastOut()
+    encoder: EncoderConfig = Embedded()
+    split: SplitConfig = LeaveLastOut()
     extraction: Static = Static()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
@@ -97,6 +97,7 @@ def load_manifest(path: Path, overrides: Sequence[str] = ()) -> Manifest:
 
 def parse_manifest(document: object, *, where: str) -> Manifest:
     """Check a manifest that is already a tree of plain values."""
+    _check_kinds(Manifest, document, "", where)
     try:
         # Through JSON: pydantic's strict mode takes lists for tuples and mappings for dataclasses only there.
         text = json.dumps(document, allow_nan=False)
@@ -105,7 +106,7 @@ def parse_manifest(document: object, *, where: str) -> Manifest:
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise _explain(error, where) from None
+        raise _explain(error, document, where) from None
 
 
 class _Loader(yaml.SafeLoader):
@@ -189,71 +190,85 @@ def _expand(value: Any, path: str) -> Any:
     return _VARIABLE.sub(replace, value)
 
 
-def _explain(error: ValidationError, where: str) -> UserError:
-    """The first problem in one line; several are counted."""
-    problems = error.errors(include_url=False)
+def _check_kinds(node: Any, value: Any, path: str, where: str) -> None:
+    """Where a section is one of several kinds, it must say which: the registry never guesses."""
+    members = _members(node)
+    if len(members) > 1:
+        kinds = {member.kind: member for member in members}
+        if not isinstance(value, dict) or "kind" not in value:
+            raise UserError(f"{path}: kind is required", where=where, mend=f"one of {', '.join(kinds)}")
+        if value["kind"] not in kinds:
+            near = difflib.get_close_matches(str(value["kind"]), kinds, n=1, cutoff=0.5)
+            mend = f"did you mean {near[0]}?" if near else f"one of {', '.join(kinds)}"
+            raise UserError(f"{path}.kind: no kind {value['kind']!r}", where=where, mend=mend)
+        members = [kinds[value["kind"]]]
+    if members and isinstance(value, dict):
+        for name, annotation in _annotations(members[0]).items():
+            if name in value:
+                _check_kinds(annotation, value[name], f"{path}.{name}" if path else name, where)
+
+
+def _explain(error: ValidationError, document: Any, where: str) -> UserError:
+    """The first problem in one line; the others are counted."""
+    located = [(problem, _locate(problem["loc"], document)) for problem in error.errors(include_url=False)]
+    problems = [(problem, *place) for problem, place in located if place is not None]
     # A misspelt key often makes the right one "missing" as well: name the misspelt one.
-    problems.sort(key=lambda problem: problem["type"] not in ("unexpected_keyword_argument", "extra_forbidden"))
-    problem = problems[0]
-    path, valid_keys = _locate(problem["loc"])
-    mend = ""
+    problems.sort(key=lambda found: found[0]["type"] not in ("unexpected_keyword_argument", "extra_forbidden"))
+    problem, path, valid_keys = problems[0]
+    mends = []
     match problem["type"]:
         case "unexpected_keyword_argument" | "extra_forbidden":
             what = "unknown key"
             near = difflib.get_close_matches(path.rsplit(".", 1)[-1], valid_keys, n=1, cutoff=0.5)
-            mend = f"did you mean {near[0]}?" if near else f"valid keys: {', '.join(valid_keys)}"
-        case "missing" | "missing_argument" | "union_tag_not_found":
+            mends.append(f"did you mean {near[0]}?" if near else f"valid keys: {', '.join(valid_keys)}")
+        case "missing" | "missing_argument":
             what = "is required"
-            if problem["type"] == "union_tag_not_found":
-                what = "kind is required"
-        case "union_tag_invalid":
-            context = problem["ctx"]
-            kinds = re.findall(r"'([^']*)'", str(context["expected_tags"]))
-            near = difflib.get_close_matches(str(context["tag"]), kinds, n=1, cutoff=0.5)
-            path, what = f"{path}.kind", f"no kind {str(context['tag'])!r}"
-            mend = f"did you mean {near[0]}?" if near else f"one of {', '.join(kinds)}"
         case _:
             what = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
             if not isinstance(problem["input"], dict):
-                mend = f"got {problem['input']!r}"
-    more = f"; {len(problems) - 1} more problem(s)" if len(problems) > 1 else ""
-    return UserError(f"{path}: {what}" if path else what, where=where, mend=mend + more if mend else more[2:])
+                mends.append(f"got {problem['input']!r}")
+    if len(problems) > 1:
+        mends.append(f"{len(problems) - 1} more")
+    return UserError(f"{path}: {what}" if path else what, where=where, mend="; ".join(mends))
 
 
-def _locate(loc: Sequence[int | str]) -> tuple[str, list[str]]:
-    """The dotted manifest path of a pydantic location (which also names union members), and the keys valid beside it."""
-    node: Any = Manifest
+def _locate(loc: Sequence[int | str], document: Any) -> tuple[str, list[str]] | None:
+    """The dotted manifest path of a pydantic location and the keys valid beside it.
+
+    None where the location lies in a member of a union that the document did not choose: pydantic tries them all.
+    """
+    node, value = Manifest, document
     path: list[str] = []
     siblings: list[str] = []
     for part in loc:
         members = _members(node)
-        if len(members) > 1 and isinstance(part, str) and part in (kinds := {_kind(m): m for m in members}):
-            node = kinds[part]  # the union's tag: no place in the manifest of its own
+        if len(members) > 1:
+            chosen = next(member for member in members if member.kind == value["kind"])
+            if part != chosen.__name__:
+                return None
+            node = chosen
             continue
         path.append(str(part))
-        annotations = _annotations(members[0]) if len(members) == 1 else {}
+        annotations = _annotations(members[0]) if members else {}
         siblings = list(annotations)
         node = annotations.get(str(part))
+        value = value.get(part) if isinstance(value, dict) else None
     return ".".join(path), siblings
 
 
 def _members(annotation: Any) -> list[Any]:
-    """The dataclasses or models an annotation may stand for."""
+    """The dataclasses or models that an annotation may stand for."""
     if typing.get_origin(annotation) is Annotated:
         return _members(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (Union, types.UnionType):
         return [member for option in typing.get_args(annotation) for member in _members(option)]
-    return [annotation] if isinstance(annotation, type) else []
+    return [annotation] if isinstance(annotation, type) and _annotations(annotation) else []
 
 
-def _annotations(node: Any) -> dict[str, Any]:
-    if isinstance(node, type) and issubclass(node, BaseModel):
+def _annotations(node: type) -> dict[str, Any]:
+    if issubclass(node, BaseModel):
         return {name: field.annotation for name, field in node.model_fields.items()}
     if is_dataclass(node):
-        hints = typing.get_type_hints(node, include_extras=True)
+        hints = typing.get_type_hints(node)
         return {field.name: hints[field.name] for field in fields(node)}
     return {}
-
-
-def _kind(node: Any) -> str:
-    return str(getattr(node, "kind", ""))

@@ -1,0 +1,62 @@
+"""Raw files to the canonical Parquet tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import polars as pl
+
+from pipeline.adapters import AdapterConfig
+from pipeline.files import FileDigests, atomic_path
+from pipeline.stage import Report, Stage, Workspace
+from reveal_core.config import runtime
+from reveal_core.interactions import Cleaning, clean
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ingest(Stage):
+    """Read a data set in its own format, clean it, number users and items."""
+
+    name: ClassVar[str] = "ingest"
+    version: ClassVar[int] = 1
+
+    adapter: AdapterConfig
+    """The raw format."""
+    cleaning: Cleaning = Cleaning()
+    """What to keep of it."""
+    root: str = runtime(".")
+    """Folder of the raw files; their contents count, not where they are."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ()
+
+    def external(self, digests: FileDigests) -> dict[str, str]:
+        root = Path(self.root)
+        return {path.relative_to(root).as_posix(): digests.sha256(path) for path in self.adapter.files(root)}
+
+    def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
+        raw = self.adapter.read(Path(self.root))
+        cleaned = clean(raw.interactions, raw.items, self.cleaning)
+        _write(cleaned.interactions, work.out_dir / "interactions.parquet")
+        _write(cleaned.items, work.out_dir / "items.parquet")
+        _write(cleaned.users, work.out_dir / "users.parquet")
+        return {
+            "rows_read": raw.interactions.height + sum(raw.dropped.values()),
+            "rows_kept": cleaned.interactions.height,
+            "dropped": {**raw.dropped, **cleaned.dropped},
+            "users": cleaned.users.height,
+            "items": cleaned.items.height,
+            "items_clicked": cleaned.interactions["item_index"].n_unique(),
+            "items_left_out": cleaned.items_left_out,
+            "items_not_in_catalogue": cleaned.items_not_in_catalogue,
+            "warnings": raw.warnings,
+        }
+
+
+def _write(frame: pl.DataFrame, path: Path) -> None:
+    with atomic_path(path) as temporary:
+        frame.write_parquet(temporary, compression="zstd", statistics=True)

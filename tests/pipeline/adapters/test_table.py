@@ -1,0 +1,141 @@
+"""Tables in every format, with every way to say the order."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline.adapters import AdapterConfig
+from pipeline.adapters.table import Catalogue, Log, Table
+from reveal_core.errors import UserError
+
+LOG = pl.DataFrame({"who": ["a", "b"], "sku": ["007", "8"], "stars": [4.5, None], "at": [100, 200]})
+ITEMS = pl.DataFrame(
+    {
+        "sku": ["007", "8"],
+        "name": ["Boots, red", None],
+        "colour": ["red", ""],
+        "cut": ["high", "low"],
+        "tag": ["x", "y"],
+    }
+)
+FORMATS = [f"{kind}{gz}" for kind in ("csv", "tsv", "jsonl", "ndjson", "json", "parquet") for gz in ("", ".gz")]
+
+
+def save(frame: pl.DataFrame, path: Path) -> None:
+    buffer = io.BytesIO()
+    form = path.name.removesuffix(".gz").rsplit(".", 1)[1]
+    if form == "parquet":
+        frame.write_parquet(buffer)
+    elif form in ("csv", "tsv"):
+        frame.write_csv(buffer, separator="," if form == "csv" else "\t")
+    else:
+        frame.write_ndjson(buffer)
+    path.write_bytes(gzip.compress(buffer.getvalue()) if path.suffix == ".gz" else buffer.getvalue())
+
+
+def read(root: Path, frame: pl.DataFrame, form: str = "csv", **options: Any) -> pl.DataFrame:
+    save(frame, root / f"log.{form}")
+    return Table(interactions=Log(file=f"log.{form}", user="who", item="sku", **options)).read(root).interactions
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_format_gives_the_same(tmp_path: Path, form: str) -> None:
+    save(LOG, tmp_path / f"log.{form}")
+    save(ITEMS, tmp_path / f"items.{form}")
+    adapter = Table(
+        interactions=Log(file=f"log.{form}", user="who", item="sku", rating="stars", timestamp="at", unit="ms"),
+        items=Catalogue(file=f"items.{form}", item="sku", title="name", description=("colour", "cut"), brand=("tag",)),
+    )
+    assert [path.name for path in adapter.files(tmp_path)] == [f"log.{form}", f"items.{form}"]
+    raw = adapter.read(tmp_path)
+    assert raw.interactions.rows() == [("a", "007", 4.5, 100), ("b", "8", None, 200)]
+    assert raw.items.rows() == [("007", "Boots, red", "x", None, "red high"), ("8", None, "y", None, "low")]
+    assert (raw.dropped, raw.warnings) == ({"malformed": 0}, [])
+
+
+@pytest.mark.parametrize("form", FORMATS[::2])
+@pytest.mark.parametrize("unit", ["s", "ms"])
+def test_numeric_times_are_kept_in_milliseconds(tmp_path: Path, form: str, unit: str) -> None:
+    factor = 1000 if unit == "s" else 1
+    assert read(tmp_path, LOG, form, timestamp="at", unit=unit)["timestamp"].to_list() == [100 * factor, 200 * factor]
+
+
+@pytest.mark.parametrize("form", FORMATS[::2])
+def test_dates_and_datetimes_need_no_unit(tmp_path: Path, form: str) -> None:
+    moment = datetime(2024, 2, 29, 12, 30, 15, 250_000)
+    zone = timezone(timedelta(hours=2))
+    for value in (moment, moment.replace(tzinfo=zone), moment.date()):
+        frame = pl.DataFrame({"who": ["a"], "sku": ["1"], "at": [value]})
+        if form.startswith(("json", "ndjson")) and getattr(value, "tzinfo", None):
+            frame = frame.with_columns(pl.lit(value.isoformat()).alias("at"))
+        aware = datetime.combine(value, datetime.min.time()) if not isinstance(value, datetime) else value
+        aware = aware if aware.tzinfo else aware.replace(tzinfo=timezone.utc)
+        assert read(tmp_path, frame, form, timestamp="at")["timestamp"].to_list() == [aware.timestamp() * 1000]
+
+
+def test_the_order_is_a_position_or_that_of_the_file(tmp_path: Path) -> None:
+    log = read(tmp_path, LOG, position="at")
+    assert log.select("timestamp", "position").rows() == [(None, 100), (None, 200)]
+    log = read(tmp_path, LOG)
+    assert "position" not in log.columns
+    assert log["timestamp"].null_count() == 2
+
+
+def test_rows_without_a_time_or_id_are_malformed(tmp_path: Path) -> None:
+    frame = pl.DataFrame({"who": ["a", None, "c"], "sku": ["1", "2", "3"], "at": [1, 2, 3]})
+    save(frame, tmp_path / "log.parquet")
+    raw = Table(interactions=Log(file="log.parquet", user="who", item="sku", timestamp="at")).read(tmp_path)
+    assert raw.dropped == {"malformed": 1}
+    assert raw.warnings == ["log.parquet: 1 malformed of 3 lines dropped (line 2: user_id is empty)"]
+    assert raw.items.columns == ["item_id", "title", "brand", "category", "description"]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_missing_mapped_column_is_one_line(tmp_path: Path, form: str) -> None:
+    with pytest.raises(UserError, match=r"no column 'star' \(the nearest is 'stars'\)") as caught:
+        read(tmp_path, LOG, form, rating="star")
+    assert f"log.{form}" in str(caught.value)
+
+
+def test_files_that_are_not_what_their_name_says(tmp_path: Path) -> None:
+    for name, message in [("log.xlsx", "unknown format '.xlsx'"), ("log.parquet", "not a Parquet file")]:
+        (tmp_path / name).write_text("who,sku\n")
+        with pytest.raises(UserError, match=message) as caught:
+            Table(interactions=Log(file=name, user="who", item="sku")).read(tmp_path)
+        assert "\n" not in str(caught.value)
+
+
+def test_names_stay_inside_the_root(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user_id,item_id\na,b\n")
+    (tmp_path / "root").mkdir()
+    with pytest.raises(UserError, match="leads out"):
+        Table(interactions=Log(file="../log.csv")).files(tmp_path / "root")
+
+
+VALIDATE: TypeAdapter[AdapterConfig] = TypeAdapter(AdapterConfig)
+
+
+def test_the_manifest_form() -> None:
+    text = {
+        "kind": "table",
+        "interactions": {"file": "a.csv", "timestamp": "t", "unit": "ms"},
+        "items": {"file": "b.csv", "title": "name", "description": ["x", "y"]},
+    }
+    adapter = VALIDATE.validate_json(json.dumps(text))
+    assert adapter == Table(
+        interactions=Log(file="a.csv", timestamp="t", unit="ms"),
+        items=Catalogue(file="b.csv", title="name", description=("x", "y")),
+    )
+    with pytest.raises(ValidationError, match="not both"):
+        VALIDATE.validate_json('{"kind":"table","interactions":{"file":"a","timestamp":"t","position":"p"}}')
+    with pytest.raises(ValidationError):
+        VALIDATE.validate_json('{"kind":"table","interactions":{"file":"a","timestamps":"t"}}')
