@@ -30,7 +30,13 @@ class TerminalProgress:
 
     @contextmanager
     def track(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
-        columns = (TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+        columns = (
+            TextColumn("  {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _Rate(),
+            TimeRemainingColumn(),
+        )
         with Progress(*columns, console=self._console, transient=True) as progress:
             task = progress.add_task(description, total=total)
             yield lambda amount: progress.update(task, advance=amount)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,16 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def file_stamp(path: Path) -> str:
+    """What changes when a file does: size, times and inode.
+
+    Raises:
+        OSError: when there is no such file.
+    """
+    stat = path.stat()
+    return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_ino}"
+
+
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to; on success it is fsynced and renamed, otherwise removed."""
@@ -67,43 +77,45 @@ def read_json(path: Path) -> Any:
 
 
 class FileDigests:
-    """sha256 by path, remembered in one SQLite file as long as size, mtime and ctime stand.
+    """What was found out about files, remembered in one SQLite database as long as a file's stamp stands.
 
-    Only a cache: deleting the file costs time, never a result.
+    Only a cache: deleting the database costs time, never a result.
     """
 
     def __init__(self, database: Path) -> None:
         database.parent.mkdir(parents=True, exist_ok=True)
         self._connection = sqlite3.connect(database, timeout=60)
         self._connection.execute(
-            "CREATE TABLE IF NOT EXISTS files (path TEXT PRIMARY KEY, stamp TEXT NOT NULL, sha256 TEXT NOT NULL)"
+            "CREATE TABLE IF NOT EXISTS facts (kind TEXT, path TEXT, stamp TEXT, fact TEXT, PRIMARY KEY (kind, path))"
         )
 
     def sha256(self, path: Path) -> str:
-        """The digest of the file's bytes.
+        """The digest of the file's bytes, computed only if the file changed since the last time.
 
         Raises:
             UserError: when the file is not there or cannot be read.
         """
-        return self.remember(path, digest_file)
-
-    def remember(self, path: Path, digest: Callable[[Path], str]) -> str:
-        """``digest(path)``, called only if the file changed since the last time."""
-        absolute = str(path.absolute())
         try:
-            before = path.stat()
-            stamp = f"{before.st_size}:{before.st_mtime_ns}:{before.st_ctime_ns}:{before.st_ino}"
-            row = self._connection.execute("SELECT stamp, sha256 FROM files WHERE path = ?", (absolute,)).fetchone()
-            if row is not None and row[0] == stamp:
-                return str(row[1])
-            value = digest(path)
+            stamp = file_stamp(path)
+            known = self.recall("sha256", path, stamp)
+            if known is not None:
+                return known
+            digest = digest_file(path)
         except FileNotFoundError:
             raise UserError("no such file", where=str(path), mend="check the path") from None
         except OSError as error:
             raise UserError(f"cannot be read: {error.strerror}", where=str(path)) from None
-        with self._connection:
-            self._connection.execute("INSERT OR REPLACE INTO files VALUES (?, ?, ?)", (absolute, stamp, value))
-        return value
+        self.remember("sha256", [(path, stamp, digest)])
+        return digest
 
-    def close(self) -> None:
-        self._connection.close()
+    def recall(self, kind: str, path: Path, stamp: str) -> str | None:
+        """The fact of this kind about a file, if its stamp still is what it was."""
+        query = "SELECT fact FROM facts WHERE kind = ? AND path = ? AND stamp = ?"
+        row = self._connection.execute(query, (kind, str(path.absolute()), stamp)).fetchone()
+        return None if row is None else str(row[0])
+
+    def remember(self, kind: str, facts: Iterable[tuple[Path, str, str]]) -> None:
+        """Keep (path, stamp taken before reading, fact) for each file, in one transaction."""
+        rows = [(kind, str(path.absolute()), stamp, fact) for path, stamp, fact in facts]
+        with self._connection:
+            self._connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)", rows)

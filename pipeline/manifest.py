@@ -15,15 +15,15 @@ from typing import Annotated, Any, Literal, Union
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from reveal_core.encoders.embedded import Embedded
-from reveal_core.images import ImagesConfig
 
 from pipeline.adapters import AdapterConfig
 from reveal_core.config import Config, runtime
 from reveal_core.encoders import EncoderConfig
+from reveal_core.encoders.embedded import Embedded
 from reveal_core.errors import UserError
 from reveal_core.evaluation import EvaluateConfig
 from reveal_core.extraction.static import Static
+from reveal_core.images import ImagesConfig
 from reveal_core.interactions import Cleaning
 from reveal_core.model import ModelConfig
 from reveal_core.splits import LeaveLastOut, SplitConfig
@@ -42,6 +42,10 @@ class DataConfig(Cleaning):
     """Folder of the raw files; relative to where the command is run."""
     images: ImagesConfig = ImagesConfig()
     """Where the item images are."""
+
+    @property
+    def cleaning(self) -> Cleaning:
+        return Cleaning(**{field.name: getattr(self, field.name) for field in fields(Cleaning)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +119,7 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)  # type: ignore[no-untyped-call]
+            key = self.construct_object(key_node, deep=True)
             if not isinstance(key, str):
                 raise yaml.constructor.ConstructorError(None, None, f"key {key!r} is not text", key_node.start_mark)
             if key in seen:
@@ -237,7 +241,8 @@ def _locate(loc: Sequence[int | str], document: Any) -> tuple[str, list[str]] | 
 
     None where the location lies in a member of a union that the document did not choose: pydantic tries them all.
     """
-    node, value = Manifest, document
+    node: Any = Manifest
+    value = document
     path: list[str] = []
     siblings: list[str] = []
     for part in loc:

@@ -13,7 +13,7 @@ from pipeline.adapters import AdapterConfig
 from pipeline.files import FileDigests, atomic_path
 from pipeline.stage import Report, Stage, Workspace
 from reveal_core.config import runtime
-from reveal_core.interactions import Cleaning, clean
+from reveal_core.interactions import Cleaned, Cleaning, clean
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,7 @@ class Ingest(Stage):
 
     name: ClassVar[str] = "ingest"
     version: ClassVar[int] = 1
+    manifest_names: ClassVar[Mapping[str, str]] = {"adapter": "data.adapter", "cleaning": "data"}
 
     adapter: AdapterConfig
     """The raw format."""
@@ -54,9 +55,16 @@ class Ingest(Stage):
             "items_left_out": cleaned.items_left_out,
             "items_not_in_catalogue": cleaned.items_not_in_catalogue,
             "warnings": raw.warnings,
+            "summary": _summary(cleaned),
         }
 
 
 def _write(frame: pl.DataFrame, path: Path) -> None:
     with atomic_path(path) as temporary:
         frame.write_parquet(temporary, compression="zstd", statistics=True)
+
+
+def _summary(cleaned: Cleaned) -> str:
+    dropped = "".join(f", {count:,} dropped ({reason})" for reason, count in cleaned.dropped.items() if count)
+    counts = f"{cleaned.users.height:,} users, {cleaned.items.height:,} items"
+    return f"{counts}, {cleaned.interactions.height:,} interactions{dropped}"

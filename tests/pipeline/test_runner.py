@@ -24,7 +24,7 @@ from reveal_core.errors import LockedError, UserError
 
 
 class SilentProgress:
-    def track(self, description: str, total: int):  # noqa: ANN201
+    def track(self, description: str, total: int):
         raise AssertionError("these stages do not track")
 
     def log(self, message: str) -> None:
@@ -188,9 +188,8 @@ def test_a_failed_stage_leaves_no_result_but_keeps_its_progress(tmp_path: Path, 
         ran(runner(tmp_path, source, fail=True))
     assert why(runner(tmp_path, source))["double"][0] == "missing"
     assert not list((tmp_path / "work/stages").rglob(".*.tmp"))
-    receipts = dict(
-        (status.stage, receipt) for status, receipt in runner(tmp_path, source).run("double", SilentProgress())
-    )
+    outcome = runner(tmp_path, source).run("double", SilentProgress())
+    receipts = {status.stage: receipt for status, receipt in outcome}
     assert receipts["double"].report == {"attempts": 2}
     assert not list((tmp_path / "work/partial").iterdir())
 

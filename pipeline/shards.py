@@ -1,0 +1,101 @@
+"""The patch cache: arrays of fixed shape by the digest of what they were computed from, in Arrow IPC shards.
+
+A shard is written once and never changed, so a kill loses at most the shard in flight, and readers map the files
+without copying. The shards are their own index: opening a store reads their keys and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pipeline.files import atomic_path, digest_json, write_json
+
+Halves = npt.NDArray[np.float16]
+
+_KEY = "key"
+_SUFFIX = ".arrow"
+_log = logging.getLogger("reveal")
+
+
+class ArrayStore:
+    """Named float16 arrays for each key, all of one shape per name.
+
+    Args:
+        root: folder of all stores; this one is the folder below it that is named by the fingerprint's digest.
+        fingerprint: what the arrays depend on besides their key, as JSON; kept beside the shards for people.
+        fields: the shape of each array without the leading key axis, e.g. ``{"patches": (P, E), "pooled": (E,)}``.
+    """
+
+    def __init__(self, root: Path, fingerprint: Mapping[str, object], fields: Mapping[str, tuple[int, ...]]) -> None:
+        self.folder = root / digest_json(fingerprint)[:16]
+        self.fields = dict(fields)
+        self._columns: list[dict[str, npt.NDArray[np.float16]]] = []
+        self._places: dict[str, tuple[int, int]] = {}
+        if not (self.folder / "fingerprint.json").exists():
+            write_json(self.folder / "fingerprint.json", fingerprint)
+        for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
+            self._open(path)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def missing(self, keys: Sequence[str]) -> list[str]:
+        """Those of ``keys`` that are not here, each once, in their order."""
+        return [key for key in dict.fromkeys(keys) if key not in self._places]
+
+    def write(self, keys: Sequence[str], arrays: Mapping[str, Halves]) -> None:
+        """Add one shard: for each field (len(keys), *shape). Durable when this returns.
+
+        Raises:
+            ValueError: when an array has another shape than the store, or a value is not finite.
+        """
+        columns = [pa.array([bytes.fromhex(key) for key in keys], pa.binary(32))]
+        for name, shape in self.fields.items():
+            array = np.ascontiguousarray(arrays[name], dtype=np.float16)
+            if array.shape != (len(keys), *shape):
+                raise ValueError(f"{name}: shape {array.shape}, not {(len(keys), *shape)}")
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name}: a value does not fit into float16")
+            columns.append(pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), math.prod(shape)))
+        batch = pa.RecordBatch.from_arrays(columns, [_KEY, *self.fields])
+        path = self.folder / f"{digest_json(list(keys))[:32]}{_SUFFIX}"
+        with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), batch.schema) as writer:
+            writer.write_batch(batch)
+        self._open(path)
+
+    def read(self, keys: Sequence[str], field: str) -> Halves:
+        """(len(keys), *shape), copied out of the mapped shards.
+
+        Raises:
+            KeyError: when a key is not here.
+        """
+        out = np.empty((len(keys), *self.fields[field]), dtype=np.float16)
+        for row, key in enumerate(keys):
+            shard, place = self._places[key]
+            out[row] = self._columns[shard][field][place]
+        return out
+
+    def _open(self, path: Path) -> None:
+        try:
+            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+            columns = {name: self._mapped(table, name) for name in self.fields}
+            keys = [value.hex() for value in table[_KEY].to_pylist()]
+        except (pa.ArrowInvalid, KeyError, ValueError, OSError) as error:
+            aside = path.with_suffix(".damaged")
+            path.replace(aside)
+            _log.warning("%s is damaged and was set aside as %s: %s", path, aside.name, str(error).splitlines()[0])
+            return
+        self._columns.append(columns)
+        self._places.update({key: (len(self._columns) - 1, row) for row, key in enumerate(keys)})
+
+    def _mapped(self, table: pa.Table, name: str) -> Halves:
+        values: Halves = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=True)
+        mapped: Halves = values.reshape(table.num_rows, *self.fields[name])
+        return mapped

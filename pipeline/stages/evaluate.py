@@ -1,0 +1,132 @@
+"""The trained model, judged and made ready for use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+
+from pipeline.files import atomic_path, read_json, write_json
+from pipeline.stage import Report, Stage, Workspace
+from reveal_core.checkpoint import load_model
+from reveal_core.config import runtime
+from reveal_core.evaluation import Cases, EvaluateConfig, Evaluation, Items, Part, build_cases, evaluate_model
+from reveal_core.features import ItemFeatures
+from reveal_core.model import ModelConfig
+from reveal_core.retrieval import build_index, save_index
+from reveal_core.schema import ITEM_ID, ITEM_INDEX, PADDING, USER_ID, USER_INDEX
+from reveal_core.training import resolve_device
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Stage):
+    """Writes, for N items of D numbers:
+
+    - ``metrics.json``: protocol, metrics, slices, baselines, standard errors
+    - ``per_user.parquet``: each user's targets (item_index) and their ranks, for paired tests
+    - ``recommendations.parquet``: the test users' top max(ks), without what they had before
+    - ``item_vectors.npy``: (N, D) float32, row ``i`` is the item with ``item_index = i + 1``
+    - ``index.faiss``: an exact inner product index of the same rows
+    """
+
+    name: ClassVar[str] = "evaluate"
+    version: ClassVar[int] = 1
+
+    evaluate: EvaluateConfig = EvaluateConfig()
+    model: ModelConfig = ModelConfig()
+    device: str = runtime("auto")
+    """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        content = ("encode",) if self._reads_content else ()
+        return ("ingest", "images", *content, "split", "train")
+
+    @property
+    def _reads_content(self) -> bool:
+        return self.model.modalities != ("id",)
+
+    def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
+        catalogue = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID])
+        users = pl.read_parquet(inputs["ingest"] / "users.parquet", columns=[USER_INDEX, USER_ID])
+        tables = {name: pl.read_parquet(inputs["split"] / f"{name}.parquet") for name in ("train", "valid", "test")}
+        parts: tuple[Part, ...] = ("valid", "test")
+        cases = {part: build_cases(tables["train"], tables["valid"], tables["test"], part) for part in parts}
+        features = pl.read_parquet(inputs["encode"] / "item_features.parquet") if self._reads_content else None
+        device = resolve_device(self.device)
+        model = load_model(inputs["train"], self.model, ItemFeatures.from_frame(features, catalogue.height))
+        result = evaluate_model(
+            model.to(device),
+            cases,
+            _items(tables["train"], pl.read_parquet(inputs["images"] / "images.parquet")),
+            self.evaluate,
+            split_rule=read_json(inputs["split"] / "split.json")["rule"],
+            max_seq_len=self.model.max_seq_len,
+            device=device,
+        )
+        _write(work.out_dir, result, cases, users, catalogue)
+        return {"test_users": len(cases["test"]), "summary": _summary(result, self.evaluate.ks)}
+
+
+def _items(train: pl.DataFrame, images: pl.DataFrame) -> Items:
+    counts = np.bincount(train[ITEM_INDEX].to_numpy(), minlength=images.height + 1)
+    has_image = np.concatenate([[False], (images["status"] == "ok").to_numpy()])
+    return Items(counts.astype(np.int64), has_image)
+
+
+def _write(
+    folder: Path, result: Evaluation, cases: dict[Part, Cases], users: pl.DataFrame, catalogue: pl.DataFrame
+) -> None:
+    write_json(folder / "metrics.json", result.metrics)
+    with atomic_path(folder / "per_user.parquet") as temporary:
+        per_user(result, cases, users).write_parquet(temporary, compression="zstd", statistics=True)
+    with atomic_path(folder / "recommendations.parquet") as temporary:
+        lists = recommendations(result, cases["test"], users, catalogue)
+        lists.write_parquet(temporary, compression="zstd", statistics=True)
+    with atomic_path(folder / "item_vectors.npy") as temporary, temporary.open("wb") as file:
+        np.save(file, result.item_vectors, allow_pickle=False)
+    with atomic_path(folder / "index.faiss") as temporary:
+        save_index(build_index(result.item_vectors), temporary)
+
+
+def per_user(result: Evaluation, cases: dict[Part, Cases], users: pl.DataFrame) -> pl.DataFrame:
+    """One row for each user with a target: ``{valid,test}_item`` (item_index), their ranks, and popularity's."""
+
+    def columns(part: Part, **ranks: np.ndarray) -> pl.DataFrame:
+        asked = cases[part]
+        index = {USER_INDEX: asked.user_index.astype(np.int32), f"{part}_item": asked.targets.astype(np.int32)}
+        return pl.DataFrame({**index, **ranks})
+
+    valid = columns("valid", valid_rank=result.ranks["valid"])
+    test = columns("test", test_rank=result.ranks["test"], test_popularity_rank=result.popularity_ranks)
+    return (
+        users.join(valid, on=USER_INDEX, how="left", maintain_order="left")
+        .join(test, on=USER_INDEX, how="left", maintain_order="left")
+        .filter(pl.any_horizontal(pl.col("valid_rank", "test_rank").is_not_null()))
+    )
+
+
+def recommendations(result: Evaluation, test: Cases, users: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame:
+    """Long form: user_index, user_id, rank (from 1), item_id, score; sorted by (user_index, rank)."""
+    places = np.broadcast_to(np.arange(1, result.top_items.shape[1] + 1, dtype=np.int32), result.top_items.shape)
+    shown = result.top_items != PADDING
+    user_index = np.broadcast_to(test.user_index[:, None], shown.shape)[shown]
+    return pl.DataFrame(
+        {
+            USER_INDEX: user_index.astype(np.int32),
+            USER_ID: users[USER_ID].gather(user_index),
+            "rank": places[shown],
+            ITEM_ID: catalogue[ITEM_ID].gather(result.top_items[shown] - 1),
+            "score": result.top_scores[shown],
+        }
+    )
+
+
+def _summary(result: Evaluation, ks: tuple[int, ...]) -> str:
+    name = f"ndcg@{10 if 10 in ks else ks[0]}"
+    baseline = result.metrics["baselines"]["popularity"][name]
+    return f"test {name} {result.metrics['test'][name]:.4f} (popularity {baseline:.4f})"

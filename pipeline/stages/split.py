@@ -1,0 +1,76 @@
+"""The log, cut into what is learned from and what is asked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import polars as pl
+
+from pipeline.files import atomic_path, write_json
+from pipeline.stage import Report, Stage, Workspace
+from reveal_core.errors import UserError
+from reveal_core.schema import TARGET, USER_INDEX
+from reveal_core.splits import LeaveLastOut, SplitConfig, split
+from reveal_core.splits import Split as Tables
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split(Stage):
+    """Writes ``train.parquet``, ``valid.parquet``, ``test.parquet`` and ``split.json`` (the rule and the counts)."""
+
+    name: ClassVar[str] = "split"
+    version: ClassVar[int] = 1
+
+    split: SplitConfig = LeaveLastOut()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ("ingest",)
+
+    def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
+        interactions = pl.read_parquet(inputs["ingest"] / "interactions.parquet")
+        tables = split(interactions, self.split)
+        report = {"rule": tables.description, **_counts(tables)}
+        self._check(report, interactions)
+        for name in ("train", "valid", "test"):
+            with atomic_path(work.out_dir / f"{name}.parquet") as temporary:
+                getattr(tables, name).write_parquet(temporary, compression="zstd", statistics=True)
+        write_json(work.out_dir / "split.json", report)
+        return {**report, "summary": _summary(report)}
+
+    def _check(self, report: Report, interactions: pl.DataFrame) -> None:
+        """Everything after this stage needs rows to learn from and targets of both kinds."""
+        empty = [name for name in ("train_interactions", "valid_targets", "test_targets") if not report[name]]
+        if not empty:
+            return
+        what = f"the split leaves no {' and no '.join(name.replace('_', ' ') for name in empty)}"
+        if isinstance(self.split, LeaveLastOut):
+            longest = interactions.group_by(USER_INDEX).len().select(pl.max("len")).item()
+            mend = f"the longest history has {longest} interactions, {self.split.min_history + 2} are needed"
+        else:
+            first, last = (
+                interactions.select(pl.from_epoch(bound, time_unit="ms").cast(pl.String)).item()
+                for bound in (pl.col("timestamp").min(), pl.col("timestamp").max())
+            )
+            mend = f"the log runs from {first} to {last} UTC: move split.valid_from and split.test_from"
+        raise UserError(what, where="split", mend=mend)
+
+
+def _counts(tables: Tables) -> dict[str, int]:
+    counts = {"train_users": tables.train[USER_INDEX].n_unique()}
+    for name in ("train", "valid", "test"):
+        table: pl.DataFrame = getattr(tables, name)
+        counts[f"{name}_interactions"] = table.height
+        if name != "train":
+            counts[f"{name}_targets"] = int(table[TARGET].sum())
+    return counts
+
+
+def _summary(report: Report) -> str:
+    return (
+        f"{report['train_interactions']:,} interactions to learn from, {report['valid_targets']:,} validation and "
+        f"{report['test_targets']:,} test targets"
+    )

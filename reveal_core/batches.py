@@ -1,0 +1,107 @@
+"""Training batches, cut from flat arrays without a Python loop over users.
+
+B windows, L inputs in the longest of them. An input's target is the item that follows it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reveal_core.schema import PADDING
+from reveal_core.sequences import Int32s, Int64s, Sequences
+
+#: Windows of similar length are batched together, but only within this many batches drawn at random.
+_POOL_BATCHES = 32
+
+
+@dataclass(frozen=True)
+class Batch:
+    """B windows, padded on the right with 0."""
+
+    item_seq: Tensor
+    """(B, L) int64, oldest first"""
+    pos_items: Tensor
+    """(B, L) int64: the item after each input; 0 in the padding"""
+    seq_len: Tensor
+    """(B,) int64, at least 1"""
+
+    def to(self, device: torch.device) -> Batch:
+        return Batch(*(x.to(device, non_blocking=True) for x in (self.item_seq, self.pos_items, self.seq_len)))
+
+
+@dataclass(frozen=True)
+class Windows:
+    """W pieces of histories, as places in the flat array of items."""
+
+    starts: Int64s
+    """(W,): the first input"""
+    lengths: Int64s
+    """(W,): inputs; the last one's target is the item just after the window"""
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+
+def cut_windows(sequences: Sequences, max_seq_len: int, rng: np.random.Generator) -> Windows:
+    """Cut the histories so that every item but a user's first is a target exactly once.
+
+    A history of at most ``max_seq_len`` inputs is one window. A longer one is cut at a random place and from there at
+    every ``max_seq_len`` inputs, so over the epochs an item is predicted from every length of history.
+    """
+    inputs_U = np.maximum(sequences.lengths - 1, 0)
+    first_U = np.where(inputs_U > max_seq_len, rng.integers(1, max_seq_len + 1, size=len(inputs_U)), inputs_U)
+    count_U = (inputs_U > 0) + -(-(inputs_U - first_U) // max_seq_len)
+    user_W = np.repeat(np.arange(len(inputs_U)), count_U)
+    place_W = np.arange(len(user_W)) - np.repeat(np.cumsum(count_U) - count_U, count_U)
+    start_W = np.where(place_W == 0, 0, first_U[user_W] + (place_W - 1) * max_seq_len)
+    end_W = np.minimum(first_U[user_W] + place_W * max_seq_len, inputs_U[user_W])
+    return Windows(sequences.offsets[user_W] + start_W, end_W - start_W)
+
+
+class TrainingBatches:
+    """The batches of every epoch; those of one epoch depend on (seed, epoch) and on nothing else."""
+
+    def __init__(self, sequences: Sequences, max_seq_len: int, batch_size: int, seed: int) -> None:
+        self._sequences = sequences
+        self._max_seq_len, self._batch_size, self._seed = max_seq_len, batch_size, seed
+
+    def epoch(self, epoch: int) -> EpochBatches:
+        rng = np.random.default_rng((self._seed, epoch))
+        windows = cut_windows(self._sequences, self._max_seq_len, rng)
+        return EpochBatches(self._sequences.items, windows, _order(windows.lengths, self._batch_size, rng))
+
+
+@dataclass(frozen=True)
+class EpochBatches:
+    """The batches of one epoch by their place in it."""
+
+    items: Int32s
+    windows: Windows
+    members: list[Int64s]
+    """for each batch its windows"""
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    def __getitem__(self, step: int) -> Batch:
+        member_B = self.members[step]
+        length_B = self.windows.lengths[member_B]
+        column_L = np.arange(length_B.max())
+        inside_BL = column_L < length_B[:, None]
+        place_BL = np.where(inside_BL, self.windows.starts[member_B][:, None] + column_L, 0)
+        item_seq_BL = np.where(inside_BL, self.items[place_BL], PADDING).astype(np.int64)
+        pos_items_BL = np.where(inside_BL, self.items[place_BL + 1], PADDING).astype(np.int64)
+        return Batch(torch.from_numpy(item_seq_BL), torch.from_numpy(pos_items_BL), torch.from_numpy(length_B))
+
+
+def _order(lengths: Int64s, batch_size: int, rng: np.random.Generator) -> list[Int64s]:
+    """A random order in which a batch holds windows of similar length, so that little of it is padding."""
+    order = rng.permutation(len(lengths))
+    pool = np.arange(len(order)) // (batch_size * _POOL_BATCHES)
+    order = order[np.lexsort((lengths[order], pool))]
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    return [batches[place] for place in rng.permutation(len(batches))]

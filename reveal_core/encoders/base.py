@@ -1,0 +1,249 @@
+"""What an encoder is, and what all encoders share.
+
+Shape letters: B images or texts in a batch, P patches, E width of a patch, H and W pixels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+from reveal_core.config import Config, runtime
+from reveal_core.errors import UserError
+from reveal_core.images import Preprocess
+from reveal_core.texts import MiniLm
+
+if TYPE_CHECKING:
+    import torch
+
+#: How patches and vectors are kept: part of every fingerprint.
+STORED_DTYPE = "float16"
+
+
+class ImageFeatures(NamedTuple):
+    """Float tensors on the encoder's device."""
+
+    patches_BPE: torch.Tensor  # noqa: N815
+    pooled_BE: torch.Tensor  # noqa: N815
+
+
+class Encoder(Protocol):
+    """A frozen image tower and a frozen text tower. Outputs depend on nothing but the input and the weights."""
+
+    preprocess: Preprocess
+    grid: tuple[int, int]
+    """Rows and columns of the patches: P = rows times columns, row by row from the top left."""
+    patch_dim: int
+    image_dim: int
+    """Width of the pooled image vector."""
+    text_dim: int
+    """0 = this encoder has no text tower."""
+    image_fingerprint: dict[str, Any]
+    """All that image features depend on besides the pixels, as JSON: two encoders with the same one are one."""
+    text_fingerprint: dict[str, Any]
+
+    def encode_images(self, pixels_B3HW: torch.Tensor) -> ImageFeatures:
+        """Features of preprocessed uint8 pixels, on any device and in any memory layout."""
+        ...
+
+    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        """(B, text_dim) vectors of length 1."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings(Config):
+    """What every encoder's configuration has."""
+
+    batch_size: int = runtime(32)
+    """Images or texts in one forward pass."""
+    device: str = runtime("auto")
+    """``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` = a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError("batch_size must be at least 1")
+
+    def build(self) -> Encoder:
+        """Load the weights.
+
+        Raises:
+            UserError: when they are missing or do not fit.
+        """
+        raise NotImplementedError
+
+    def weights_files(self) -> tuple[Path, ...]:
+        """The local files whose bytes decide the result.
+
+        Raises:
+            UserError: when a package that ships them is not installed.
+        """
+        return ()
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that ``auto`` or an explicit name means.
+
+    Raises:
+        UserError: when there is no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"cannot use {name!r}: {reason}", where="encoder.device", mend="use auto or cpu") from None
+
+
+@contextlib.contextmanager
+def inference(device: torch.device) -> Iterator[None]:
+    """No gradients; float32 on a CPU, float16 arithmetic where the GPU has it (as the features are kept so)."""
+    import torch
+
+    with torch.inference_mode(), torch.autocast(device.type, torch.float16, enabled=device.type == "cuda"):
+        yield
+
+
+def as_patches(map_BEHW: torch.Tensor) -> torch.Tensor:
+    """A feature map as patches, row by row: (B, E, H, W) -> (B, H * W, E)."""
+    return map_BEHW.flatten(2).transpose(1, 2)
+
+
+def sha256_file(path: Path) -> str:
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def existing_file(path: str, where: str) -> Path:
+    """``path`` as a :class:`Path`.
+
+    Raises:
+        UserError: when it is no file.
+    """
+    found = Path(path).expanduser()
+    if found.is_dir():
+        raise UserError(f"is a folder: {path}", where=where, mend="name the file in it")
+    if not found.is_file():
+        raise UserError(f"no such file: {path}", where=where, mend="check the path")
+    return found
+
+
+def read_state(path: Path, where: str) -> dict[str, torch.Tensor]:
+    """The tensors of a ``.safetensors`` file or of a PyTorch checkpoint, by name. Executes nothing in the file.
+
+    Raises:
+        UserError: when the file is neither, is damaged, or holds more than tensors.
+    """
+    import pickle
+
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        mend = "give a .safetensors file or a PyTorch state dict"
+        raise UserError(f"{path} cannot be read as weights: {reason}", where=where, mend=mend) from None
+    for nested in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(nested), Mapping):
+            content = content[nested]
+    if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise UserError(f"{path} holds no state dict", where=where, mend="save model.state_dict()")
+    return {str(name).removeprefix("module."): value for name, value in content.items()}
+
+
+def load_strictly(model: torch.nn.Module, state: Mapping[str, torch.Tensor], *, what: str, where: str) -> None:
+    """Copy every tensor of ``state`` into ``model``, which must have exactly these.
+
+    Raises:
+        UserError: one line with the first difference.
+    """
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    given = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if wanted != given:
+        missing, unknown = sorted(wanted.keys() - given.keys()), sorted(given.keys() - wanted.keys())
+        wrong = [name for name in wanted if name in given and wanted[name] != given[name]]
+        facts = [f"{len(missing)} missing (first: {missing[0]})"] if missing else []
+        facts += [f"{len(unknown)} unknown (first: {unknown[0]})"] if unknown else []
+        facts += [f"{wrong[0]} has shape {given[wrong[0]]}, not {wanted[wrong[0]]}"] if wrong else []
+        mend = "the weights belong to another architecture"
+        raise UserError(f"does not fit {what}: {', '.join(facts)}", where=where, mend=mend)
+    model.load_state_dict(dict(state))
+
+
+class TimmEncoder:
+    """A timm model as the image tower, MiniLM or nothing as the text tower.
+
+    Patches are what the model's pooling reads: the tokens after the last norm without class and register tokens, or
+    the last feature map; the pooled vector is what its classifier would read.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        preprocess: Preprocess,
+        device: torch.device,
+        *,
+        name: str,
+        weights: Path,
+        texts: MiniLm | None,
+    ) -> None:
+        import torch
+
+        self._model = model.eval().to(device, memory_format=torch.channels_last)
+        self._device, self._texts, self.preprocess = device, texts, preprocess
+        self.image_fingerprint: dict[str, Any] = {
+            "model": name,
+            "weights": sha256_file(weights),
+            "layer": "last",
+            "preprocess": asdict(preprocess),
+            "dtype": STORED_DTYPE,
+        }
+        self.text_fingerprint: dict[str, Any] = {}
+        self.text_dim = 0
+        if texts:
+            self.text_dim = texts.dim
+            text_weights = sha256_file(texts.weights_file())
+            self.text_fingerprint = {"model": "all-MiniLM-L6-v2", "weights": text_weights, "dtype": STORED_DTYPE}
+        probe = self.encode_images(torch.zeros(1, 3, *preprocess.size, dtype=torch.uint8))
+        _, num_patches, self.patch_dim = probe.patches_BPE.shape
+        self.image_dim = probe.pooled_BE.shape[1]
+        self.grid = self._grid(num_patches)
+
+    def encode_images(self, pixels_B3HW: torch.Tensor) -> ImageFeatures:
+        with inference(self._device):
+            features = self._model.forward_features(self.preprocess.normalise(pixels_B3HW.to(self._device)))
+            pooled_BE = self._model.forward_head(features, pre_logits=True)
+        if features.ndim == 3:
+            return ImageFeatures(features[:, getattr(self._model, "num_prefix_tokens", 0) :], pooled_BE)
+        if getattr(self._model, "output_fmt", "NCHW") == "NHWC":
+            return ImageFeatures(features.flatten(1, 2), pooled_BE)
+        return ImageFeatures(as_patches(features), pooled_BE)
+
+    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        if self._texts is None:
+            raise ValueError("this encoder has no text tower")
+        return self._texts.encode(texts)
+
+    def _grid(self, num_patches: int) -> tuple[int, int]:
+        rows, columns = getattr(getattr(self._model, "patch_embed", None), "grid_size", None) or (0, 0)
+        if rows * columns == num_patches:
+            return int(rows), int(columns)
+        # Later stages of a pyramid keep the shape of the image.
+        height, width = self.preprocess.size
+        rows = round((num_patches * height / width) ** 0.5)
+        return rows, num_patches // rows

@@ -1,0 +1,75 @@
+"""A tiny seeded encoder for tests and examples: colours and words in, a random projection of them out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from reveal_core.encoders.base import STORED_DTYPE, Encoder, EncoderSettings, ImageFeatures, as_patches
+from reveal_core.images import Preprocess
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fake(EncoderSettings):
+    """Sees the mean colour of 4 x 4 blocks and a hashed bag of words; needs no weights."""
+
+    kind: Literal["fake"] = "fake"
+    seed: int = 0
+    """Of the random projections."""
+    dim: int = 16
+    """Width of patches, pooled vectors and text vectors."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.dim < 1:
+            raise ValueError("dim must be at least 1")
+
+    def build(self) -> Encoder:
+        return FakeEncoder(self)
+
+
+class FakeEncoder:
+    """Always on the CPU."""
+
+    preprocess = Preprocess(
+        size=(32, 32), resize_mode="squash", interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+    )
+    grid = (4, 4)
+
+    def __init__(self, config: Fake) -> None:
+        import torch
+
+        self.patch_dim = self.image_dim = self.text_dim = config.dim
+        self.image_fingerprint: dict[str, Any] = {
+            "model": "fake",
+            "seed": config.seed,
+            "dim": config.dim,
+            "preprocess": asdict(self.preprocess),
+            "dtype": STORED_DTYPE,
+        }
+        self.text_fingerprint = {key: self.image_fingerprint[key] for key in ("model", "seed", "dim", "dtype")}
+        generator = torch.Generator().manual_seed(config.seed)
+        self._colours_to_E = torch.randn(3, config.dim, generator=generator)
+
+    def encode_images(self, pixels_B3HW: torch.Tensor) -> ImageFeatures:
+        from torch.nn.functional import adaptive_avg_pool2d
+
+        colours_B344 = adaptive_avg_pool2d(self.preprocess.normalise(pixels_B3HW.cpu()).contiguous(), self.grid)
+        patches_BPE = (as_patches(colours_B344) @ self._colours_to_E).tanh()
+        return ImageFeatures(patches_BPE, patches_BPE.mean(1))
+
+    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        import torch
+        from torch.nn.functional import normalize
+
+        vectors = torch.zeros(len(texts), self.text_dim)
+        for row, text in enumerate(texts):
+            for word in text.lower().split():
+                digest = hashlib.sha256(f"{self.text_fingerprint['seed']} {word}".encode()).digest()
+                vectors[row, int.from_bytes(digest[:4], "big") % self.text_dim] += 1 if digest[4] % 2 else -1
+        return normalize(vectors, dim=1)

@@ -1,0 +1,219 @@
+"""Any architecture of the library open_clip, with one of its pretrained tags or a local checkpoint."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING, Any, Literal
+
+from reveal_core.encoders.base import (
+    STORED_DTYPE,
+    Encoder,
+    EncoderSettings,
+    ImageFeatures,
+    as_patches,
+    existing_file,
+    inference,
+    resolve_device,
+    sha256_file,
+)
+from reveal_core.errors import UserError
+from reveal_core.images import Preprocess
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenClip(EncoderSettings):
+    """A CLIP-like model: patches of its image tower, and image and text vectors in one space."""
+
+    kind: Literal["open_clip"] = "open_clip"
+    model: str = "ViT-B-32"
+    """open_clip's name of the architecture."""
+    pretrained: str = "laion2b_s34b_b79k"
+    """A pretrained tag of open_clip (downloaded once), or the path of a local checkpoint."""
+    mean: tuple[float, float, float] | None = None
+    """Per channel of pixels in 0..1; null = as the pretrained weights, or the architecture, ask for."""
+    std: tuple[float, float, float] | None = None
+    """Per channel of pixels in 0..1; null = likewise."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError("std must be positive")
+
+    def build(self) -> Encoder:
+        import open_clip
+
+        _check_architecture(self.model)
+        device = resolve_device(self.device)
+        tag: dict[str, Any] = {} if _is_path(self.pretrained) else _tag(self.model, self.pretrained)
+        weights = _download(self.pretrained, tag) if tag else self.weights_files()[0]
+        model = _create(self.model, weights, tag)
+        known = {**open_clip.get_model_preprocess_cfg(model), **(tag or _common_to_tags(self.model))}
+        preprocess = Preprocess(
+            size=_pair(model.visual.image_size),
+            resize_mode=known["resize_mode"],
+            interpolation=known["interpolation"],
+            mean=self.mean or known["mean"],
+            std=self.std or known["std"],
+            fill=(known["fill_color"],) * 3,
+        )
+        weights_sha256 = sha256_file(weights)
+        return OpenClipEncoder(model, _tokenizer(self.model), preprocess, device, (self.model, weights_sha256))
+
+    def weights_files(self) -> tuple[Path, ...]:
+        """The local checkpoint; a tag names its weights by itself."""
+        return (existing_file(self.pretrained, "encoder.pretrained"),) if _is_path(self.pretrained) else ()
+
+
+def _is_path(pretrained: str) -> bool:
+    """Tags have neither a suffix nor a folder."""
+    return bool(Path(pretrained).suffix) or len(Path(pretrained).parts) > 1
+
+
+def _check_architecture(name: str) -> None:
+    import open_clip
+
+    if name not in open_clip.list_models():
+        near = difflib.get_close_matches(name, open_clip.list_models(), n=1)
+        mend = f"did you mean {near[0]}?" if near else "see open_clip.list_models()"
+        raise UserError(f"open_clip has no architecture {name!r}", where="encoder.model", mend=mend)
+
+
+def _tag(model: str, name: str) -> dict[str, Any]:
+    import open_clip
+
+    tag: dict[str, Any] = open_clip.get_pretrained_cfg(model, name)
+    if not tag:
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "none"
+        what = f"{model} has no pretrained tag {name!r}"
+        raise UserError(what, where="encoder.pretrained", mend=f"its tags: {tags}; or give the path of a file")
+    return tag
+
+
+def _common_to_tags(model: str) -> dict[str, Any]:
+    """Preprocessing on which all pretrained tags of an architecture agree: a local checkpoint says nothing of it."""
+    import open_clip
+
+    keys = ("mean", "std", "interpolation", "resize_mode")
+    tags = [open_clip.get_pretrained_cfg(model, name) for name in open_clip.list_pretrained_tags_by_model(model)]
+    return {
+        key: tags[0][key]
+        for key in keys
+        if tags and key in tags[0] and all(tag.get(key) == tags[0][key] for tag in tags)
+    }
+
+
+def _pair(size: int | Sequence[int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _download(name: str, tag: dict[str, Any]) -> Path:
+    from open_clip.pretrained import download_pretrained
+
+    try:
+        return Path(download_pretrained(tag))
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        mend = "connect to the network, or set encoder.pretrained to the path of a local checkpoint"
+        what = f"the weights {name!r} cannot be downloaded: {reason[:160]}"
+        raise UserError(what, where="encoder.pretrained", mend=mend) from None
+
+
+def _create(name: str, weights: Path, tag: dict[str, Any]) -> Any:
+    import open_clip
+    from safetensors import SafetensorError
+
+    config = open_clip.get_model_config(name)
+    wants_quick = bool(tag.get("quick_gelu"))
+    if tag and config.get("quick_gelu") and not wants_quick:
+        mend = f"set encoder.model to {name.removesuffix('-quickgelu')}"
+        raise UserError(f"these weights were not trained with the QuickGELU of {name}", where="encoder", mend=mend)
+    try:
+        return open_clip.create_model(name, pretrained=str(weights), force_quick_gelu=wants_quick).eval()
+    # Of the library's own loader: a wrong shape, a missing or unknown name, a file that is no checkpoint, no network
+    # for the configuration of a text tower that open_clip does not hold.
+    except (
+        RuntimeError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        ValueError,
+        OSError,
+        UnpicklingError,
+        SafetensorError,
+    ) as error:
+        mend = "choose the encoder.model that the weights were trained for"
+        what = f"{weights.name} does not fit {name}: {_reason(error)}"
+        raise UserError(what, where="encoder.pretrained", mend=mend) from None
+
+
+def _tokenizer(name: str) -> Any:
+    import open_clip
+
+    try:
+        return open_clip.get_tokenizer(name)
+    except (OSError, ValueError, ImportError) as error:
+        what = f"the tokenizer of {name} cannot be loaded: {_reason(error)}"
+        raise UserError(what, where="encoder.model", mend="connect to the network once") from None
+
+
+def _reason(error: Exception) -> str:
+    """The first line that says something: PyTorch opens with `Error(s) in loading state_dict for CLIP:`."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    line = lines[1] if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+    return line if len(line) <= 200 else f"{line[:197]}..."
+
+
+class OpenClipEncoder:
+    """Patches after the last block and its norm, without the class token; pooled and text vectors of length 1."""
+
+    def __init__(
+        self, model: Any, tokenizer: Any, preprocess: Preprocess, device: torch.device, weights: tuple[str, str]
+    ) -> None:
+        import torch
+
+        self._model = model.eval().to(device)
+        self._tokenizer, self._device, self.preprocess = tokenizer, device, preprocess
+        # Where an attention pool comes before the norm, the norm has the pool's width and is not one of patches.
+        self._norm = getattr(model.visual, "attn_pool", None) is None
+        name, sha256 = weights
+        self.text_fingerprint: dict[str, Any] = {"model": name, "weights": sha256, "dtype": STORED_DTYPE}
+        self.image_fingerprint: dict[str, Any] = {
+            **self.text_fingerprint,
+            "layer": "last",
+            "norm": self._norm,
+            "preprocess": asdict(preprocess),
+        }
+        with inference(device):
+            probe = self._intermediates(torch.zeros(1, 3, *preprocess.size, device=device))
+        _, self.patch_dim, rows, columns = probe["image_intermediates"][-1].shape
+        self.grid = rows, columns
+        self.image_dim = self.text_dim = probe["image_features"].shape[1]
+
+    def encode_images(self, pixels_B3HW: torch.Tensor) -> ImageFeatures:
+        from torch.nn.functional import normalize
+
+        with inference(self._device):
+            found = self._intermediates(self.preprocess.normalise(pixels_B3HW.to(self._device)))
+            return ImageFeatures(
+                as_patches(found["image_intermediates"][-1]), normalize(found["image_features"], dim=1)
+            )
+
+    def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
+        with inference(self._device):
+            vectors: torch.Tensor = self._model.encode_text(
+                self._tokenizer(list(texts)).to(self._device), normalize=True
+            )
+        return vectors
+
+    def _intermediates(self, images_B3HW: torch.Tensor) -> dict[str, Any]:
+        found: dict[str, Any] = self._model.visual.forward_intermediates(
+            images_B3HW, indices=1, normalize_intermediates=self._norm, output_fmt="NCHW"
+        )
+        return found

@@ -1,0 +1,82 @@
+"""What is known of the items besides their ids: one text and one image vector each, ready for a model.
+
+Shapes: N items (rows 1..N, row 0 is padding), T text width, V image width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import torch
+from torch import Tensor
+
+from reveal_core.schema import ITEM_INDEX
+
+
+@dataclass(frozen=True, eq=False)
+class ItemFeatures:
+    """Standardised content vectors; an item without one has zeros there and ``False`` in ``has_*``."""
+
+    text: Tensor
+    """(N + 1, T) float32"""
+    image: Tensor
+    """(N + 1, V) float32"""
+    has_text: Tensor
+    """(N + 1,) bool"""
+    has_image: Tensor
+    """(N + 1,) bool"""
+
+    def __post_init__(self) -> None:
+        if self.text.ndim != 2 or self.image.ndim != 2 or len({len(self.text), len(self.image)}) != 1:
+            raise ValueError(f"want (N + 1, T) and (N + 1, V), not {self.text.shape} and {self.image.shape}")
+        if self.has_text.shape != self.text.shape[:1] or self.has_image.shape != self.image.shape[:1]:
+            raise ValueError("has_text and has_image must have one value for each row")
+
+    @property
+    def num_items(self) -> int:
+        return len(self.text) - 1
+
+    @classmethod
+    def from_frame(cls, frame: pl.DataFrame | None, num_items: int) -> ItemFeatures:
+        """From a table with the schema ``features``; from ``None`` without any content."""
+        if frame is None:
+            frame = pl.DataFrame({ITEM_INDEX: np.arange(1, num_items + 1, dtype=np.int32)}).with_columns(
+                pl.lit(None, pl.Array(pl.Float32, 0)).alias("text_vector"),
+                pl.lit(None, pl.Array(pl.Float32, 0)).alias("image_vector"),
+            )
+        if not np.array_equal(frame[ITEM_INDEX].to_numpy(), np.arange(1, num_items + 1)):
+            raise ValueError(f"want one row of features for each of the items 1..{num_items}, in that order")
+        text, has_text = _standardised(frame["text_vector"])
+        image, has_image = _standardised(frame["image_vector"])
+        return cls(text=text, image=image, has_text=has_text, has_image=has_image)
+
+
+def standardise(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Centre the rows, then divide all by one number so that their mean squared length is 1: (M, T) -> (M, T).
+
+    One number and not one for each dimension, because the directions in which encoders vary little are mostly noise.
+    Length 1 and not :math:`\\sqrt{T}`: an Adam step moves each weight of a projection by about the learning rate, so
+    the projected vector moves in proportion to the length of what is projected; at length 1 it moves about as fast as
+    an id embedding, whatever T is.
+    """
+    if not np.isfinite(vectors).all():
+        raise ValueError("content vectors must be finite")
+    if not vectors.size:
+        return vectors
+    centred = vectors.astype(np.float64)
+    centred -= centred.mean(axis=0)
+    length = np.sqrt((centred**2).sum(axis=1).mean())
+    return np.asarray(centred / length if length > 0 else centred, dtype=np.float32)
+
+
+def _standardised(column: pl.Series) -> tuple[Tensor, Tensor]:
+    """(N + 1, width) and (N + 1,) of a nullable column of vectors."""
+    width = int(column.dtype.shape[0])  # type: ignore[attr-defined]
+    has = np.concatenate([[False], column.is_not_null().to_numpy()])
+    rows = np.zeros((len(column) + 1, width), dtype=np.float32)
+    if width:
+        rows[has] = standardise(column.drop_nulls().to_numpy())
+    return torch.from_numpy(rows), torch.from_numpy(has)

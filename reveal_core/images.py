@@ -1,0 +1,266 @@
+"""Image files: is one usable, and how it becomes the pixels that an encoder reads.
+
+Light on purpose (Pillow and NumPy only inside functions): worker processes import this module and nothing heavier.
+"""
+
+from __future__ import annotations
+
+import io
+import string
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal
+
+from reveal_core.config import Config
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from PIL import Image
+
+#: Pillow refuses to open more than this, so a larger limit of ours could not be kept.
+PILLOW_MAX_PIXELS = 2 * (1024**3 // 4 // 3)
+
+#: Beyond this ratio of sides, only the part of the picture that the crop keeps is resized: the whole of a 1 x 1,000,000
+#: strip, its short side brought to 224, would not fit in memory.
+MAX_ASPECT = 16
+
+Status = Literal["ok", "missing", "empty", "unreadable", "too_large"]
+ResizeMode = Literal["shortest", "longest", "squash"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesConfig(Config):
+    """Where item images are and which are refused."""
+
+    folder: str | None = None
+    """Folder of the image files, relative to data.root; null = the adapter's own."""
+    pattern: str | None = None
+    """File name of an item's image inside the folder, e.g. ``{item_id}.jpg`` or ``{item_id:.3}/{item_id}.jpg``
+    (the first three characters); null = the adapter's own."""
+    max_bytes: int = 50_000_000
+    """Larger files are not read, in bytes."""
+    max_pixels: int = 100_000_000
+    """Images with more pixels (width times height) are not decoded."""
+
+    def __post_init__(self) -> None:
+        if self.pattern is not None:
+            check_pattern(self.pattern)
+        if self.max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1")
+        if not 1 <= self.max_pixels <= PILLOW_MAX_PIXELS:
+            raise ValueError(f"max_pixels must be between 1 and {PILLOW_MAX_PIXELS}")
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise ``ValueError`` unless ``pattern`` is a relative file name with ``{item_id}`` in it.
+
+    >>> check_pattern("{item}.jpg")
+    Traceback (most recent call last):
+        ...
+    ValueError: pattern '{item}.jpg' knows no field 'item', only {item_id}
+    """
+    try:
+        fields = [name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None]
+        unknown = next((name for name in fields if name != "item_id"), None)
+        if unknown is None:
+            pattern.format(item_id="0")
+    except (ValueError, KeyError, IndexError) as error:
+        raise ValueError(f"pattern {pattern!r} is malformed: {error}") from None
+    if unknown is not None:
+        raise ValueError(f"pattern {pattern!r} knows no field {unknown!r}, only {{item_id}}")
+    if not fields:
+        raise ValueError(f"pattern {pattern!r} has no {{item_id}} in it: every item would get the same image")
+    if _leaves_folder(pattern):
+        raise ValueError(f"pattern {pattern!r} must be a path inside the image folder")
+
+
+def image_path(pattern: str, item_id: str) -> str | None:
+    """The path of an item's image relative to the folder, or None when the id would lead out of the folder.
+
+    >>> image_path("{item_id:.3}/{item_id}.jpg", "0108775015")
+    '010/0108775015.jpg'
+    >>> image_path("{item_id}.jpg", "../secret") is None
+    True
+    """
+    path = pattern.format(item_id=item_id)
+    return None if _leaves_folder(path) else path
+
+
+def _leaves_folder(path: str) -> bool:
+    parts = path.replace("\\", "/").split("/")
+    return PurePosixPath(path).is_absolute() or ".." in parts or parts[0].endswith(":") or "\0" in path
+
+
+@dataclass(frozen=True)
+class ImageCheck:
+    """What :func:`check_image` found; sizes in pixels as stored, before any EXIF rotation."""
+
+    status: Status
+    detail: str | None = None
+    width: int | None = None
+    height: int | None = None
+    format: str | None = None
+
+
+def check_image(data: bytes, limits: ImagesConfig) -> ImageCheck:
+    """Decode a file completely, as only that finds a truncated one.
+
+    Returns:
+        status ``ok``, ``empty``, ``unreadable`` or ``too_large``; the pixel limit is checked before decoding.
+    """
+    if not data:
+        return ImageCheck("empty", "the file has 0 bytes")
+    if len(data) > limits.max_bytes:
+        return too_many_bytes(len(data), limits)
+    try:
+        with _opened(data) as image:
+            facts: dict[str, Any] = {"width": image.width, "height": image.height, "format": image.format}
+            if image.width * image.height > limits.max_pixels:
+                pixels = f"{image.width} x {image.height} pixels, more than max_pixels = {limits.max_pixels}"
+                return ImageCheck("too_large", pixels, **facts)
+            _to_rgb(image)
+    except Exception as error:  # A decoder fed with a broken file may raise anything at all.
+        from PIL import Image, UnidentifiedImageError
+
+        if isinstance(error, Image.DecompressionBombError):
+            return ImageCheck("too_large", str(error))
+        if isinstance(error, UnidentifiedImageError):
+            return ImageCheck("unreadable", "not an image in a known format")
+        return ImageCheck("unreadable", str(error) or type(error).__name__)
+    return ImageCheck("ok", **facts)
+
+
+def too_many_bytes(num_bytes: int, limits: ImagesConfig) -> ImageCheck:
+    return ImageCheck("too_large", f"{num_bytes} bytes, more than max_bytes = {limits.max_bytes}")
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """The first frame of an image file: upright, RGB, 8 bits, transparency on white.
+
+    Raises:
+        Exception: whatever Pillow raises; not for a file that :func:`check_image` found ok.
+    """
+    with _opened(data) as image:
+        return _to_rgb(image)
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """Pillow warns of large images, corrupt metadata and odd palettes; the statuses say all that matters."""
+    from PIL import Image
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        with Image.open(io.BytesIO(data)) as image:
+            yield image
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    image = _upright(image)
+    if image.mode.startswith(("I", "F")):
+        return _to_8_bits(image)
+    if image.has_transparency_data:
+        from PIL import Image as PillowImage
+
+        image = image.convert("RGBA")
+        canvas = PillowImage.new("RGBA", image.size, "white")
+        canvas.alpha_composite(image)
+        return canvas.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    from PIL import ImageOps
+
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # A broken EXIF block must not cost the picture.
+        return image
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey by its full range, wider integers and floats by their own range: `convert` would clip at 255."""
+    import numpy as np
+    from PIL import Image as PillowImage
+
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    low, high = float(values.min()), float(values.max())
+    if low >= 0 and high <= 65535 and not image.mode.startswith("F"):
+        low, high = 0.0, 65535.0
+    grey = (values - low) * (255 / max(high - low, 1e-12))
+    return PillowImage.fromarray(np.rint(grey).astype(np.uint8)).convert("RGB")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocess:
+    """From a decoded image to the pixels of one encoder: the evaluation transform of open_clip and of timm.
+
+    The image is resized to ``size / crop_pct`` (``shortest``: its shorter side; ``longest``: its longer side;
+    ``squash``: both sides, whatever its shape), then cut or padded to ``size`` around its centre.
+    """
+
+    size: tuple[int, int]
+    """Height and width in pixels."""
+    resize_mode: ResizeMode = "shortest"
+    interpolation: Literal["bicubic", "bilinear"] = "bicubic"
+    crop_pct: float = 1.0
+    mean: tuple[float, float, float]
+    """Per channel, of values in 0..1."""
+    std: tuple[float, float, float]
+    fill: tuple[int, int, int] = (0, 0, 0)
+    """Colour of the padding, 0..255."""
+
+    def apply(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """(height, width, 3) pixels of an RGB image."""
+        import numpy as np
+        from PIL import Image as PillowImage
+
+        height, width = self.size
+        new_height, new_width = self._resized(image.height, image.width)
+        filter_ = getattr(PillowImage.Resampling, self.interpolation.upper())
+        left, top = round((new_width - width) / 2), round((new_height - height) / 2)
+        if max(new_height, new_width) > MAX_ASPECT * max(height, width):
+            return np.asarray(self._resize_part(image, (new_height, new_width), filter_))
+        image = image.resize((new_width, new_height), filter_)
+        if new_height >= height and new_width >= width:
+            return np.asarray(image.crop((left, top, left + width, top + height)))
+        # The reference pads first (half of what lacks, rounded down, on the left) and then crops.
+        canvas = PillowImage.new("RGB", (width, height), self.fill)
+        left = -((width - new_width) // 2) if new_width < width else left
+        top = -((height - new_height) // 2) if new_height < height else top
+        canvas.paste(image, (-left, -top))
+        return np.asarray(canvas)
+
+    def normalise(self, pixels_B3HW: torch.Tensor) -> torch.Tensor:
+        """uint8 pixels to the float32 input of the model, on the same device and in the same memory layout."""
+        import torch
+
+        mean = torch.tensor(self.mean, device=pixels_B3HW.device).view(1, 3, 1, 1)
+        std = torch.tensor(self.std, device=pixels_B3HW.device).view(1, 3, 1, 1)
+        return pixels_B3HW.to(torch.float32).div_(255).sub_(mean).div_(std)
+
+    def _resized(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width after resizing; both references round as here, each case in its own way."""
+        target_height, target_width = (int(side / self.crop_pct) for side in self.size)
+        if self.resize_mode == "squash":
+            return target_height, target_width
+        if self.resize_mode == "shortest" and target_height == target_width:
+            if width <= height:
+                return int(target_width * height / width), target_width
+            return target_height, int(target_height * width / height)
+        ratios = height / target_height, width / target_width
+        ratio = max(ratios) if self.resize_mode == "longest" else min(ratios)
+        return max(1, round(height / ratio)), max(1, round(width / ratio))
+
+    def _resize_part(self, image: Image.Image, resized: tuple[int, int], filter_: Any) -> Image.Image:
+        """The centre of what resizing the whole image would give, within rounding."""
+        (height, width), (new_height, new_width) = self.size, resized
+        y, x = image.height / new_height, image.width / new_width
+        top, left = (new_height - height) / 2, (new_width - width) / 2
+        box = (max(0.0, left * x), max(0.0, top * y), (left + width) * x, (top + height) * y)
+        return image.resize((width, height), filter_, box=box)

@@ -1,0 +1,175 @@
+"""The recommender: item tower and backbone, composed here and nowhere else.
+
+B sequences, L places, N items (row 0 is padding), K chosen items, D hidden width, T places with a target.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from reveal_core.backbones import BackboneConfig
+from reveal_core.backbones.sasrec import SasRec
+from reveal_core.batches import Batch
+from reveal_core.config import Config
+from reveal_core.features import ItemFeatures
+from reveal_core.losses import LossConfig, SampledSoftmax, Softmax, draw_negatives, sampled_softmax_loss, softmax_loss
+from reveal_core.schema import PADDING
+
+Modality = Literal["id", "text", "image"]
+Owner = Literal["id", "text", "image", "shared"]
+
+#: Standard deviation of the id embedding at the start.
+_ID_STD = 0.02
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig(Config):
+    """What is trained."""
+
+    backbone: BackboneConfig = SasRec()
+    """The sequence encoder."""
+    hidden_dim: int = 64
+    """Width of item and query vectors."""
+    max_seq_len: int = 50
+    """Items of a history that the model reads: the latest ones."""
+    modalities: tuple[Modality, ...] = ("id", "text", "image")
+    """What an item vector is the sum of; any non-empty subset."""
+    loss: LossConfig = field(default=Softmax(), metadata={"discriminator": "kind"})
+    """Training loss."""
+    content_init: float = 1.0
+    """Length of the projected text and image vectors at the start, in lengths of the id embedding."""
+
+    def __post_init__(self) -> None:
+        if self.hidden_dim < 1 or self.max_seq_len < 1:
+            raise ValueError("hidden_dim and max_seq_len must be at least 1")
+        if not self.modalities or len(set(self.modalities)) != len(self.modalities):
+            raise ValueError("modalities must name at least one of id, text, image, each at most once")
+        self.backbone.check(self.hidden_dim)
+
+    @property
+    def uses_content(self) -> bool:
+        """Whether the items' text or image vectors are read."""
+        return self.modalities != ("id",)
+
+
+class Projection(nn.Module):
+    """One content modality: a linear map of the items' vectors, and one learned vector for the items without."""
+
+    vectors: Tensor
+    has: Tensor
+
+    def __init__(self, vectors: Tensor, has: Tensor, hidden_dim: int, init_std: float) -> None:
+        super().__init__()
+        # Not in the weights file: they are an artifact of their own, and large.
+        self.register_buffer("vectors", vectors, persistent=False)
+        self.register_buffer("has", has, persistent=False)
+        self.linear = nn.Linear(vectors.shape[1], hidden_dim, bias=False)
+        self.missing = nn.Parameter(torch.empty(hidden_dim))
+        # The vectors' mean squared length is 1, so each number of a projection starts with this deviation.
+        nn.init.normal_(self.linear.weight, std=init_std)
+        nn.init.normal_(self.missing, std=init_std)
+
+    def forward(self, items_K: Tensor) -> Tensor:
+        projected_KD = self.linear(self.vectors[items_K])
+        return torch.where(self.has[items_K, None], projected_KD, self.missing)
+
+
+class ItemTower(nn.Module):
+    """The vector of an item: the sum of its modalities. Inputs and candidates share it, so cold items have one too."""
+
+    def __init__(self, config: ModelConfig, features: ItemFeatures) -> None:
+        super().__init__()
+        self.num_items = features.num_items
+        parts: dict[str, nn.Module] = {}
+        if "id" in config.modalities:
+            parts["id"] = nn.Embedding(self.num_items + 1, config.hidden_dim)
+            nn.init.normal_(parts["id"].weight, std=_ID_STD)  # type: ignore[arg-type]
+        std = _ID_STD * config.content_init
+        if "text" in config.modalities:
+            parts["text"] = Projection(features.text, features.has_text, config.hidden_dim, std)
+        if "image" in config.modalities:
+            parts["image"] = Projection(features.image, features.has_image, config.hidden_dim, std)
+        self.parts = nn.ModuleDict(parts)
+
+    def forward(self, items_K: Tensor) -> Tensor:
+        """(K,) item indices -> (K, D); the padding item's vector is zero."""
+        total_KD: Tensor = torch.stack([part(items_K) for part in self.parts.values()]).sum(dim=0)
+        return total_KD * (items_K != PADDING)[:, None]
+
+
+class SequenceRecommender(nn.Module):
+    """Scores items by the inner product of the backbone's last output and the item tower."""
+
+    def __init__(self, config: ModelConfig, features: ItemFeatures) -> None:
+        super().__init__()
+        self.config = config
+        self.num_items = features.num_items
+        self.tower = ItemTower(config, features)
+        self.backbone = config.backbone.build(config.hidden_dim, config.max_seq_len)
+
+    def item_vectors(self) -> Tensor:
+        """(N + 1, D) float32"""
+        vectors: Tensor = self.tower(torch.arange(self.num_items + 1, device=self.device))
+        return vectors
+
+    def query_vectors(self, item_seq_BL: Tensor, seq_len_B: Tensor) -> Tensor:
+        """(B, D) float32: the backbone's output at each sequence's last item."""
+        # The tower runs once for each distinct item: never for more than the catalogue.
+        items_K, place_BL = torch.unique(item_seq_BL, return_inverse=True)
+        h_BLD = self.backbone(functional.embedding(place_BL, self.tower(items_K)), seq_len_B)
+        last_B = (seq_len_B - 1).clamp(min=0)
+        queries_BD: Tensor = h_BLD[torch.arange(len(last_B), device=last_B.device), last_B]
+        return queries_BD
+
+    def training_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """The mean loss over the batch's targets."""
+        asked_BL = batch.pos_items != PADDING
+        targets_T = batch.pos_items[asked_BL]
+        if isinstance(self.config.loss, SampledSoftmax):
+            return self._sampled(batch, asked_BL, targets_T, self.config.loss.num_negatives, generator)
+        table_ND = self.item_vectors()
+        h_BLD = self.backbone(functional.embedding(batch.item_seq, table_ND), batch.seq_len)
+        return softmax_loss(h_BLD[asked_BL], table_ND[1:], targets_T - 1)
+
+    def _sampled(
+        self, batch: Batch, asked_BL: Tensor, targets_T: Tensor, num_negatives: int, generator: torch.Generator
+    ) -> Tensor:
+        negatives_K = draw_negatives(num_negatives, self.num_items, generator)
+        needed = torch.cat([batch.item_seq.flatten(), targets_T, negatives_K])
+        items, place = torch.unique(needed, return_inverse=True)
+        vectors = functional.embedding(place, self.tower(items))
+        sizes = [batch.item_seq.numel(), len(targets_T), num_negatives]
+        x, positives_TD, negatives_KD = torch.split(vectors, sizes)
+        h_BLD = self.backbone(x.unflatten(0, batch.item_seq.shape), batch.seq_len)
+        return sampled_softmax_loss(h_BLD[asked_BL], positives_TD, negatives_KD, targets_T, negatives_K, self.num_items)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def parameters_by_modality(self) -> dict[Owner, list[nn.Parameter]]:
+        """Every parameter exactly once, under the modality that it serves; ``shared`` is the backbone."""
+        owners: dict[Owner, list[nn.Parameter]] = {"id": [], "text": [], "image": []}
+        for modality in owners:
+            if modality in self.tower.parts:
+                owners[modality] = list(self.tower.parts[modality].parameters())
+        return {**owners, "shared": list(self.backbone.parameters())}
+
+
+def build_model(config: ModelConfig, features: ItemFeatures, seed: int) -> SequenceRecommender:
+    """A new model on the CPU; its weights depend on the arguments and on nothing else.
+
+    Raises:
+        ValueError: a modality is asked for that no item has a width for.
+    """
+    for modality, vectors in (("text", features.text), ("image", features.image)):
+        if modality in config.modalities and not vectors.shape[1]:
+            raise ValueError(f"the model wants {modality}, but the items have no {modality} vectors")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SequenceRecommender(config, features)

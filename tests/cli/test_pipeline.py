@@ -1,0 +1,228 @@
+"""The whole command line on a tiny shop: what runs, what reruns after an edit, and what a wrong input gets."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import click.testing
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+import cli.main
+from reveal_core.errors import UserError
+
+STAGES = ["ingest", "images", "encode", "split", "train", "evaluate"]
+MANIFEST = """
+name: tiny
+data:
+  adapter:
+    kind: table
+    interactions: {{file: log.csv, timestamp: timestamp}}
+    items: {{file: items.csv, title: title}}
+  root: {root}
+  images: {{folder: images, pattern: "{{item_id}}.png"}}
+encoder: {{kind: fake}}
+model: {{hidden_dim: 16, max_seq_len: 8}}
+train: {{max_epochs: 2, device: cpu}}
+executor: {{kind: local, workers: 1}}
+"""
+
+
+def paint(path: Path, seed: int) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """20 items, 30 users; item 19 has no image file, item 18 a text file with an image's name."""
+    root = tmp_path / "shop"
+    (root / "images").mkdir(parents=True)
+    items = [f"i{number:02}" for number in range(20)]
+    for number, item in enumerate(items[:18]):
+        paint(root / "images" / f"{item}.png", number)
+    (root / "images" / "i18.png").write_text("not an image")
+    pl.DataFrame({"item_id": items, "title": [f"thing {n % 5}" for n in range(20)]}).write_csv(root / "items.csv")
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"u{user:02}", items[item], 1_600_000_000 + 60 * place)
+        for user in range(30)
+        for place, item in enumerate(rng.permutation(20)[: rng.integers(4, 9)])
+    ]
+    log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
+    log.write_csv(root / "log.csv")
+    (tmp_path / "tiny.yaml").write_text(MANIFEST.format(root=root))
+    return root
+
+
+@pytest.fixture
+def reveal(tmp_path: Path, shop: Path) -> Callable[..., dict]:
+    """Runs a command on the tiny manifest and returns its JSON."""
+
+    def call(command: str, *arguments: str) -> dict:
+        options = ["--manifest", str(tmp_path / "tiny.yaml"), "--workdir", str(tmp_path / "work"), "--json"]
+        runner = click.testing.CliRunner()
+        result = runner.invoke(cli.main.reveal, [command, *options, *arguments])
+        if isinstance(result.exception, UserError):
+            raise result.exception
+        assert result.exit_code == 0, result.output
+        answer: dict = json.loads(result.stdout)
+        return answer
+
+    return call
+
+
+def ran(answer: dict) -> list[str]:
+    return [stage["stage"] for stage in answer["stages"] if stage["ran"]]
+
+
+def test_everything_then_nothing(reveal: Callable[..., dict], tmp_path: Path) -> None:
+    first = reveal("run")
+    assert ran(first) == STAGES
+    metrics = first["metrics"]
+    assert metrics == json.loads((tmp_path / "work/runs/tiny/evaluate/metrics.json").read_text())
+    assert {"protocol", "valid", "test", "slices", "baselines"} <= set(metrics)
+    assert 0 <= metrics["test"]["ndcg@10"] <= 1
+    assert ran(reveal("run")) == []
+    assert {stage["state"] for stage in reveal("status")["stages"].values()} == {"done"}
+
+
+def test_extract_stops_at_the_features(reveal: Callable[..., dict]) -> None:
+    assert ran(reveal("extract")) == ["ingest", "images", "encode"]
+    states = {name: stage["state"] for name, stage in reveal("status")["stages"].items()}
+    assert states == dict.fromkeys(STAGES[:3], "done") | dict.fromkeys(STAGES[3:], "missing")
+
+
+def test_bad_images_are_told_and_not_fatal(reveal: Callable[..., dict], tmp_path: Path) -> None:
+    reveal("extract")
+    images = pl.read_parquet(tmp_path / "work/runs/tiny/images/images.parquet")
+    assert dict(images["status"].value_counts().iter_rows()) == {"ok": 18, "unreadable": 1, "missing": 1}
+    features = pl.read_parquet(tmp_path / "work/runs/tiny/encode/item_features.parquet")
+    assert features.filter(pl.col("image_vector").is_null())["item_id"].to_list() == ["i18", "i19"]
+
+
+def edit_manifest_comment(shop: Path) -> None:
+    manifest = shop.parent / "tiny.yaml"
+    manifest.write_text("# a comment\n" + manifest.read_text())
+
+
+def replace_an_image(shop: Path) -> None:
+    paint(shop / "images/i03.png", 99)
+
+
+def append_an_interaction(shop: Path) -> None:
+    with (shop / "log.csv").open("a") as log:
+        log.write("u00,i19,1700000000\n")
+
+
+@pytest.mark.parametrize(
+    ("edit", "arguments", "expected"),
+    [
+        (lambda shop: None, [], []),
+        (edit_manifest_comment, [], []),
+        (lambda shop: None, ["--set", "executor.workers=2"], []),
+        (lambda shop: None, ["--set", "encoder.batch_size=2"], []),
+        (lambda shop: None, ["--set", "train.lr=0.01"], ["train", "evaluate"]),
+        (lambda shop: None, ["--set", "train.batch_size=16"], ["train", "evaluate"]),
+        (lambda shop: None, ["--set", "evaluate.ks=[1,10]"], ["evaluate"]),
+        (lambda shop: None, ["--set", "encoder.seed=7"], ["encode", "train", "evaluate"]),
+        (replace_an_image, [], ["images", "encode", "train", "evaluate"]),
+        (lambda shop: (shop / "images/i03.png").unlink(), [], ["images", "encode", "train", "evaluate"]),
+        (lambda shop: (shop / "images/i03.png").touch(), [], ["images"]),
+        (append_an_interaction, [], ["ingest", "split", "train", "evaluate"]),
+    ],
+    ids=[
+        "nothing",
+        "a comment",
+        "workers",
+        "encoding batch",
+        "train.lr",
+        "train.batch_size",
+        "evaluate.ks",
+        "another encoder",
+        "an image replaced",
+        "an image deleted",
+        "an image touched",
+        "an interaction appended",
+    ],
+)
+def test_only_what_changed_reruns(
+    reveal: Callable[..., dict],
+    shop: Path,
+    edit: Callable[[Path], object],
+    arguments: list[str],
+    expected: list[str],
+) -> None:
+    reveal("run")
+    edit(shop)
+    answer = reveal("run", *arguments)
+    # Appending to the log changes ingest's artifact; images and encode read the items alone, which may rerun to the
+    # same bytes, and then nothing after them does.
+    assert [stage for stage in ran(answer) if stage not in ("images", "encode") or stage in expected] == expected
+
+
+def test_one_changed_image_is_one_encoded_image(reveal: Callable[..., dict], shop: Path) -> None:
+    reveal("extract")
+    replace_an_image(shop)
+    encode = next(stage for stage in reveal("extract")["stages"] if stage["stage"] == "encode")
+    assert encode["report"]["encoded"] == 1
+    assert encode["report"]["from_cache"] == 17
+
+
+def test_the_same_manifest_gives_the_same_bytes(reveal: Callable[..., dict], tmp_path: Path) -> None:
+    first = reveal("run")
+    shutil.rmtree(tmp_path / "work")
+    second = reveal("run")
+    assert [stage["key"] for stage in first["stages"]] == [stage["key"] for stage in second["stages"]]
+    assert first["metrics"] == second["metrics"]
+
+
+def test_ids_alone_need_no_features(reveal: Callable[..., dict]) -> None:
+    assert "encode" not in ran(reveal("run", "--set", "model.modalities=[id]"))
+
+
+def test_a_bad_line_is_counted_and_told(reveal: Callable[..., dict], shop: Path) -> None:
+    with (shop / "log.csv").open("a") as log:
+        log.write("u00,i19,soon\n")
+    ingest = reveal("extract")["stages"][0]
+    assert ingest["report"]["dropped"]["malformed"] == 1
+    assert "soon" in ingest["report"]["warnings"][0]
+
+
+def empty_the_log(shop: Path) -> None:
+    (shop / "log.csv").write_text("user_id,item_id,timestamp\n")
+
+
+def spoil_the_log(shop: Path) -> None:
+    (shop / "log.csv").write_text("user_id,item_id,timestamp\n" + "u00,i19,soon\n" * 9)
+
+
+def remove_the_images(shop: Path) -> None:
+    shutil.rmtree(shop / "images")
+    (shop / "images").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda shop: (shop / "log.csv").unlink(), r"log\.csv"),
+        (lambda shop: shutil.rmtree(shop), "shop"),
+        (empty_the_log, "no interactions"),
+        (spoil_the_log, r"log\.csv:2"),
+        (remove_the_images, "images"),
+        (lambda shop: shutil.rmtree(shop / "images"), "images"),
+    ],
+    ids=["no log", "no folder", "empty log", "spoilt log", "no images", "no image folder"],
+)
+def test_a_wrong_input_is_one_clear_line(
+    reveal: Callable[..., dict], shop: Path, edit: Callable[[Path], object], message: str
+) -> None:
+    edit(shop)
+    with pytest.raises(UserError, match=message) as caught:
+        reveal("run")
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from pipeline.stages.evaluate import Evaluate
+from reveal_core.backbones.sasrec import SasRec
+from reveal_core.checkpoint import save_model
+from reveal_core.evaluation import EvaluateConfig, build_cases, rank_cases
+from reveal_core.features import ItemFeatures
+from reveal_core.model import ModelConfig, SequenceRecommender
+from reveal_core.retrieval import load_index, search
+from reveal_core.schema import IMAGES, INTERACTIONS, ITEMS, USERS
+from reveal_core.splits import LeaveLastOut, split
+
+NUM_ITEMS = 30
+MODEL = ModelConfig(hidden_dim=8, max_seq_len=4, modalities=("id",), backbone=SasRec(num_layers=1, num_heads=1))
+#: User 3 has too few interactions to be asked.
+USERS_ITEMS = [[1, 2, 3, 4, 5], [6, 7, 8, 9], [10, 2, 3, 2], [4, 5], [11, 12, 13, 14, 15, 16, 17]]
+
+
+def table(rows: list[dict[str, object]], schema: dict[str, pl.DataType]) -> pl.DataFrame:
+    return pl.DataFrame([{name: row.get(name) for name in schema} for row in rows], schema=schema)
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The artifacts of the stages before: a small log, half of the images, an untrained model."""
+    folders = {name: tmp_path_factory.mktemp(name) for name in ("ingest", "images", "split", "train")}
+    numbers = range(1, NUM_ITEMS + 1)
+    items = [{"item_index": i, "item_id": f"i{i}", "status": "ok" if i % 2 else "missing"} for i in numbers]
+    users = [{"user_index": u, "user_id": f"u{u}", "num_interactions": len(v)} for u, v in enumerate(USERS_ITEMS)]
+    rows = [
+        {"user_index": u, "user_id": f"u{u}", "item_index": i, "item_id": f"i{i}", "position": at}
+        for u, history in enumerate(USERS_ITEMS)
+        for at, i in enumerate(history)
+    ]
+    table(items, ITEMS).write_parquet(folders["ingest"] / "items.parquet")
+    table(users, USERS).write_parquet(folders["ingest"] / "users.parquet")
+    table(items, IMAGES).write_parquet(folders["images"] / "images.parquet")
+    tables = split(table(rows, INTERACTIONS), LeaveLastOut())
+    for name in ("train", "valid", "test"):
+        getattr(tables, name).write_parquet(folders["split"] / f"{name}.parquet")
+    (folders["split"] / "split.json").write_text(json.dumps({"rule": tables.description}))
+    save_model(folders["train"], untrained(), MODEL, {})
+    return folders
+
+
+def untrained() -> SequenceRecommender:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return SequenceRecommender(MODEL, ItemFeatures.from_frame(None, NUM_ITEMS)).eval()
+
+
+def run(inputs: dict[str, Path], out_dir: Path) -> dict[str, object]:
+    out_dir.mkdir(exist_ok=True)
+    stage = Evaluate(evaluate=EvaluateConfig(ks=(5, 10)), model=MODEL, device="cpu")
+    assert set(stage.inputs) == set(inputs)
+    return stage.run(inputs, SimpleNamespace(out_dir=out_dir))  # type: ignore[arg-type]
+
+
+def test_what_is_written_is_what_the_model_says(inputs: dict[str, Path], tmp_path: Path) -> None:
+    report = run(inputs, tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert metrics["protocol"]["split"].startswith("leave last out")
+    assert metrics["protocol"]["test_users"] == report["test_users"] == 4
+    assert metrics["protocol"]["test_repeat_targets"] == 1
+    assert metrics["slices"]["with_image"]["n"] == 3
+    assert str(report["summary"]).startswith(f"test ndcg@10 {metrics['test']['ndcg@10']:.4f}")
+
+    frames = (pl.read_parquet(inputs["split"] / f"{name}.parquet") for name in ("train", "valid", "test"))
+    cases = build_cases(*frames, "test")
+    per_user = pl.read_parquet(tmp_path / "per_user.parquet")
+    assert per_user["user_id"].to_list() == ["u0", "u1", "u2", "u4"]
+    assert per_user["test_item"].to_list() == [5, 9, 2, 17]
+    assert per_user["valid_item"].to_list() == [4, 8, 3, 16]
+    ranks = rank_cases(untrained(), cases, max_seq_len=MODEL.max_seq_len)
+    assert per_user["test_rank"].to_list() == ranks.tolist()
+    assert per_user["test_popularity_rank"].null_count() == 0
+
+    vectors = np.load(tmp_path / "item_vectors.npy")
+    assert np.array_equal(vectors, untrained().item_vectors()[1:].detach().numpy())
+    index = load_index(tmp_path / "index.faiss")
+    assert np.array_equal(index.reconstruct_n(0, NUM_ITEMS), vectors)
+
+    lists = pl.read_parquet(tmp_path / "recommendations.parquet")
+    assert lists.columns == ["user_index", "user_id", "rank", "item_id", "score"]
+    assert lists["rank"].to_list() == list(range(1, 11)) * 4
+    items, lengths = cases.histories.tail(np.arange(4), MODEL.max_seq_len)
+    with torch.inference_mode():
+        queries = untrained().query_vectors(torch.from_numpy(items), torch.from_numpy(lengths)).numpy()
+    expected, _ = search(index, queries, 10, cases.histories)
+    assert lists["item_id"].to_list() == [f"i{item}" for item in expected.ravel()]
+    assert lists["user_id"].to_list() == [user for user in per_user["user_id"] for _ in range(10)]
+    for user, history in enumerate(USERS_ITEMS):
+        shown = lists.filter(user_index=user)["item_id"].to_list()
+        assert not set(shown) & {f"i{item}" for item in history[:-1]}
+
+
+def test_the_same_inputs_give_the_same_bytes(inputs: dict[str, Path], tmp_path: Path) -> None:
+    run(inputs, tmp_path / "a")
+    run(inputs, tmp_path / "b")
+    names = sorted(path.name for path in (tmp_path / "a").iterdir())
+    assert names == ["index.faiss", "item_vectors.npy", "metrics.json", "per_user.parquet", "recommendations.parquet"]
+    for name in names:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+@pytest.mark.parametrize(("modalities", "needed"), [(("id",), False), (("text",), True), (("id", "image"), True)])
+def test_the_encoder_counts_only_for_a_model_that_reads_content(modalities: tuple[str, ...], needed: bool) -> None:
+    stage = Evaluate(model=ModelConfig(modalities=modalities))  # type: ignore[arg-type]
+    assert ("encode" in stage.inputs) == needed

@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import torch
+
+from reveal_core.encoders import Fake
+
+
+def test_likeness_follows_colours_and_words() -> None:
+    encoder = Fake().build()
+    images = torch.zeros(3, 3, 32, 32, dtype=torch.uint8)
+    images[0, 0], images[1, 0], images[2, 2] = 250, 240, 250
+    patches = encoder.encode_images(images).patches_BPE
+    assert (patches[0] - patches[1]).norm() < 0.2 * (patches[0] - patches[2]).norm()
+    texts = encoder.encode_texts(["red silk dress", "blue silk dress", "lawn mower"])
+    assert texts[0] @ texts[1] > texts[0] @ texts[2]
+
+
+def test_the_seed_changes_the_result_and_the_fingerprint() -> None:
+    one, other = Fake(seed=1).build(), Fake(seed=2).build()
+    images = torch.full((1, 3, 32, 32), 77, dtype=torch.uint8)
+    assert not torch.equal(one.encode_images(images).pooled_BE, other.encode_images(images).pooled_BE)
+    assert one.image_fingerprint != other.image_fingerprint
+    assert not torch.equal(one.encode_texts(["a b c d e"]), other.encode_texts(["a b c d e"]))
+
+
+def test_patches_are_the_mean_colours_of_blocks() -> None:
+    encoder = Fake(dim=5).build()
+    images = torch.randint(0, 256, (1, 3, 32, 32), dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(0)
+    projection = torch.randn(3, 5, generator=generator)
+    block = (images[0, :, 8:16, 16:24].float() / 255 - 0.5) / 0.5
+    expected = (block.mean((1, 2)) @ projection).tanh()
+    torch.testing.assert_close(encoder.encode_images(images).patches_BPE[0, 1 * 4 + 2], expected)

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from reveal_core.encoders import Timm
+from reveal_core.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import timm
+
+    torch.manual_seed(0)
+    path = tmp_path_factory.mktemp("weights") / "test_vit.safetensors"
+    save_file(timm.create_model("test_vit", pretrained=False).state_dict(), path)
+    return path
+
+
+def config(weights: Path | str, model: str = "test_vit") -> Timm:
+    return Timm(model=model, weights=str(weights), text="none", device="cpu")
+
+
+def test_patches_are_the_tokens_after_the_last_norm_without_the_class_token(weights: Path) -> None:
+    import timm
+
+    encoder = config(weights).build()
+    model = timm.create_model("test_vit", pretrained=False).eval()
+    model.load_state_dict(load_file(weights))
+    images = torch.randint(0, 256, (2, 3, *encoder.preprocess.size), dtype=torch.uint8)
+    with torch.no_grad():
+        tokens = model.forward_features(encoder.preprocess.normalise(images))
+        _, maps = model.forward_intermediates(encoder.preprocess.normalise(images), indices=1, norm=True)
+    found = encoder.encode_images(images)
+    torch.testing.assert_close(found.patches_BPE, tokens[:, 1:])
+    torch.testing.assert_close(found.patches_BPE, maps[0].flatten(2).transpose(1, 2))
+    assert tuple(maps[0].shape[2:]) == encoder.grid
+    torch.testing.assert_close(found.pooled_BE, tokens[:, 0])
+
+
+@pytest.mark.parametrize("model", ["test_resnet", "test_efficientnet", "test_convnext", "test_vit2"])
+def test_other_architectures(model: str, tmp_path: Path) -> None:
+    import timm
+
+    torch.manual_seed(0)
+    save_file(timm.create_model(model, pretrained=False).state_dict(), tmp_path / "w.safetensors")
+    encoder = config(tmp_path / "w.safetensors", model).build()
+    found = encoder.encode_images(torch.zeros(2, 3, *encoder.preprocess.size, dtype=torch.uint8))
+    assert found.patches_BPE.shape == (2, encoder.grid[0] * encoder.grid[1], encoder.patch_dim)
+
+
+def test_feature_maps_with_channels_last_give_patches_row_by_row(tmp_path: Path) -> None:
+    """Swin keeps its maps as (B, H, W, E)."""
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("swin_tiny_patch4_window7_224", pretrained=False, depths=(1, 1, 1, 1), embed_dim=24)
+    from reveal_core.encoders.base import TimmEncoder
+    from reveal_core.images import Preprocess
+
+    (tmp_path / "w").write_bytes(b"")
+    preprocess = Preprocess(size=(224, 224), mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    encoder = TimmEncoder(model, preprocess, torch.device("cpu"), name="swin", weights=tmp_path / "w", texts=None)
+    images = torch.randint(0, 256, (1, 3, 224, 224), dtype=torch.uint8)
+    with torch.no_grad():
+        map_BHWE = model.eval().forward_features(preprocess.normalise(images))
+    assert encoder.grid == (7, 7)
+    torch.testing.assert_close(encoder.encode_images(images).patches_BPE[0, 7], map_BHWE[0, 1, 0])
+
+
+def test_a_checkpoint_may_have_another_classifier_and_be_nested(weights: Path, tmp_path: Path) -> None:
+    state = load_file(weights)
+    state["head.weight"], state["head.bias"] = torch.zeros(3, state["head.weight"].shape[1]), torch.zeros(3)
+    torch.save({"state_dict": {f"module.{name}": value for name, value in state.items()}}, tmp_path / "w.pth")
+    images = torch.zeros(1, 3, 160, 160, dtype=torch.uint8)
+    ours, plain = config(tmp_path / "w.pth").build(), config(weights).build()
+    assert torch.equal(ours.encode_images(images).pooled_BE, plain.encode_images(images).pooled_BE)
+    assert ours.image_fingerprint != plain.image_fingerprint
+
+
+def test_mean_std_and_crop_can_be_given(weights: Path) -> None:
+    given = Timm(
+        model="test_vit", weights=str(weights), text="none", device="cpu",
+        mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), crop_pct=1.0,
+    ).build()  # fmt: skip
+    assert (given.preprocess.mean, given.preprocess.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    assert given.preprocess.crop_pct == 1.0
+
+
+class Unsafe:
+    """Unpickling this calls a function: no checkpoint may."""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return print, ("executed",)
+
+
+def test_every_loading_error_is_one_clear_line(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "text.safetensors").write_text("hello")
+    (tmp_path / "text.pth").write_text("hello")
+    (tmp_path / "short.safetensors").write_bytes(weights.read_bytes()[:5000])
+    torch.save(Unsafe(), tmp_path / "unsafe.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    lines = {
+        "did you mean test_vit": config(weights, "test_vitt"),
+        "no such file": config(tmp_path / "nowhere.safetensors"),
+        "is a folder": config(tmp_path),
+        "text.safetensors cannot be read": config(tmp_path / "text.safetensors"),
+        "text.pth cannot be read": config(tmp_path / "text.pth"),
+        "short.safetensors cannot be read": config(tmp_path / "short.safetensors"),
+        "unsafe.pth cannot be read": config(tmp_path / "unsafe.pth"),
+        "holds no state dict": config(tmp_path / "list.pth"),
+        "does not fit test_resnet": config(weights, "test_resnet"),
+        "has shape": config(weights, "test_vit2"),
+    }
+    for words, wrong in lines.items():
+        with pytest.raises(UserError) as raised:
+            wrong.build()
+        assert words in str(raised.value)
+        assert "\n" not in str(raised.value)
+    assert "executed" not in capsys.readouterr().out
+
+
+@pytest.mark.weights
+@pytest.mark.slow
+def test_a_real_vit_tells_pictures_apart(vit_tiny: Path) -> None:
+    """Two crops of one picture are more alike than two pictures."""
+    encoder = Timm(model="vit_tiny_patch16_224", weights=str(vit_tiny), text="none", device="cpu").build()
+    assert (encoder.grid, encoder.patch_dim) == ((14, 14), 192)
+    assert encoder.preprocess.mean == encoder.preprocess.std == (0.5, 0.5, 0.5)
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(2, 3, 6, 6, generator=generator) * 255
+    fine = torch.nn.functional.interpolate(coarse, (260, 260), mode="nearest").to(torch.uint8)
+    crops = torch.stack([fine[0, :, :224, :224], fine[0, :, 8:232, 8:232], fine[1, :, :224, :224]])
+    vectors = torch.nn.functional.normalize(encoder.encode_images(crops).pooled_BE, dim=1)
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.1

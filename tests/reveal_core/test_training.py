@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from reveal_core.backbones.sasrec import SasRec
+from reveal_core.errors import UserError
+from reveal_core.evaluation import Cases
+from reveal_core.features import ItemFeatures
+from reveal_core.losses import SampledSoftmax
+from reveal_core.model import ModelConfig, SequenceRecommender, build_model
+from reveal_core.sequences import Sequences
+from reveal_core.training import (
+    Epoch,
+    TrainConfig,
+    TrainingData,
+    TrainResult,
+    fit,
+    make_optimizer,
+    resolve_device,
+    step_seed,
+)
+
+NUM_ITEMS = 12
+CONFIG = TrainConfig(max_epochs=4, batch_size=8, lr=0.01, device="cpu", checkpoint_every=2)
+
+
+def cycle_data(num_users: int = 40) -> TrainingData:
+    """Users who walk round the catalogue from a random item: the next item is certain."""
+    rng = np.random.default_rng(0)
+    walks = [(start + np.arange(length)) % NUM_ITEMS + 1 for start, length in rng.integers(3, 9, size=(num_users, 2))]
+    return TrainingData(
+        Sequences.from_lists([walk[:-1] for walk in walks]),
+        Cases(
+            np.arange(num_users),
+            Sequences.from_lists([walk[:-1] for walk in walks]),
+            np.array([walk[-1] for walk in walks], dtype=np.int64),
+        ),
+    )
+
+
+def make_model(content: bool = False, **changes: object) -> SequenceRecommender:
+    features = ItemFeatures.from_frame(None, NUM_ITEMS)
+    if content:
+        vectors = torch.randn(NUM_ITEMS + 1, 4, generator=torch.Generator().manual_seed(0))
+        has = torch.arange(NUM_ITEMS + 1) % 3 != 0
+        features = ItemFeatures(vectors, vectors, has, has)
+    config = ModelConfig(
+        hidden_dim=8,
+        max_seq_len=4,
+        backbone=SasRec(num_layers=1, dropout=0.3),
+        modalities=("id", "text", "image") if content else ("id",),
+    )
+    return build_model(replace(config, **changes), features, seed=0)  # type: ignore[arg-type]
+
+
+def assert_same(one: TrainResult, two: TrainResult) -> None:
+    assert one.history == two.history
+    assert one.best_epoch == two.best_epoch
+    assert one.weights.keys() == two.weights.keys()
+    assert all(torch.equal(one.weights[name], two.weights[name]) for name in one.weights)
+
+
+def test_it_learns_what_is_certain(tmp_path: Path) -> None:
+    config = replace(CONFIG, max_epochs=30, patience=30)
+    result = fit(make_model(), cycle_data(), config, 0, tmp_path)
+    assert result.history[-1].train_loss < 0.3 * result.history[0].train_loss
+    best = result.history[result.best_epoch - 1].valid
+    assert best is not None
+    assert best["ndcg@10"] > 0.9
+
+
+def test_the_best_weights_are_kept_and_training_stops_when_nothing_gets_better(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    metrics = iter([0.2, 0.5, 0.5, 0.4, 0.9])
+    seen = []
+
+    def scripted(model: SequenceRecommender, cases: Cases) -> dict[str, float]:
+        seen.append({name: x.clone() for name, x in model.state_dict().items()})
+        return {"ndcg@10": next(metrics)}
+
+    monkeypatch.setattr("reveal_core.training.validate", scripted)
+    result = fit(make_model(), cycle_data(), replace(CONFIG, max_epochs=9, patience=2), 0, tmp_path)
+    assert [epoch.epoch for epoch in result.history] == [1, 2, 3, 4]
+    assert result.best_epoch == 2
+    assert all(torch.equal(result.weights[name], seen[1][name]) for name in seen[1])
+
+
+def test_validation_every_second_epoch_and_after_the_last(tmp_path: Path) -> None:
+    result = fit(make_model(), cycle_data(), replace(CONFIG, max_epochs=5, eval_every=2), 0, tmp_path)
+    assert [epoch.valid is not None for epoch in result.history] == [False, True, False, True, True]
+
+
+def test_the_global_generator_neither_matters_nor_moves(tmp_path: Path) -> None:
+    results = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        before = torch.get_rng_state()
+        results.append(fit(make_model(), cycle_data(), CONFIG, 7, tmp_path / str(seed)))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert_same(*results)
+    other = fit(make_model(), cycle_data(), CONFIG, 8, tmp_path / "other")
+    assert other.history != results[0].history
+
+
+@pytest.mark.parametrize("changes", [{}, {"content": True, "loss": SampledSoftmax(num_negatives=5)}])
+def test_a_run_broken_anywhere_goes_on_to_the_same_end(tmp_path: Path, changes: dict[str, object]) -> None:
+    whole = fit(make_model(**changes), cycle_data(), CONFIG, 3, tmp_path / "whole")  # type: ignore[arg-type]
+
+    class KilledError(Exception):
+        pass
+
+    steps = CONFIG.max_epochs * math.ceil(40 / CONFIG.batch_size)
+    for last in range(1, steps, 3):
+        broken, done = tmp_path / f"broken{last}", 0
+
+        def kill(targets: int) -> None:
+            nonlocal done
+            done += 1
+            if done == last:  # noqa: B023
+                raise KilledError
+
+        with pytest.raises(KilledError):
+            fit(make_model(**changes), cycle_data(), CONFIG, 3, broken, on_progress=kill)  # type: ignore[arg-type]
+        told: list[int] = []
+        resumed = fit(make_model(**changes), cycle_data(), CONFIG, 3, broken, told.append)  # type: ignore[arg-type]
+        assert_same(resumed, whole)
+        assert sum(told) == CONFIG.max_epochs * cycle_data().num_targets
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    first = fit(make_model(), cycle_data(), CONFIG, 3, tmp_path)
+    epochs: list[Epoch] = []
+    again = fit(make_model(), cycle_data(), CONFIG, 3, tmp_path, on_epoch=epochs.append)
+    assert_same(first, again)
+    assert epochs == []
+
+
+def _slow_fit(folder: Path) -> None:
+    fit(make_model(), cycle_data(), CONFIG, 3, folder, on_progress=lambda targets: time.sleep(0.05))
+
+
+@pytest.mark.slow
+def test_sigkill_and_the_same_call_again(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=_slow_fit, args=(tmp_path / "killed",))
+    process.start()
+    while not list(tmp_path.glob("killed/train_state*")):
+        assert process.is_alive()
+        time.sleep(0.01)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    resumed = fit(make_model(), cycle_data(), CONFIG, 3, tmp_path / "killed")
+    assert_same(resumed, fit(make_model(), cycle_data(), CONFIG, 3, tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("part", ["embedding", "step"])
+def test_a_loss_that_is_no_number_is_one_clear_line(tmp_path: Path, part: str) -> None:
+    model, config = make_model(), CONFIG
+    if part == "embedding":
+        with torch.no_grad():
+            model.tower.parts["id"].weight[5] = torch.nan  # type: ignore[index]
+    else:
+        config = replace(CONFIG, lr=1e30, batch_size=1000)
+    with pytest.raises(UserError, match=r"train\.lr: .*make it smaller"):
+        fit(model, cycle_data(), config, 0, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_to_train_on(tmp_path: Path) -> None:
+    data = cycle_data()
+    with pytest.raises(UserError, match="two training interactions"):
+        fit(make_model(), replace(data, train=Sequences.from_lists([[1], [2], []])), CONFIG, 0, tmp_path)
+    nobody = Cases(np.array([], dtype=np.int64), Sequences.from_lists([]), np.array([], dtype=np.int64))
+    with pytest.raises(UserError, match="nothing to validate on"):
+        fit(make_model(), replace(data, valid=nobody), CONFIG, 0, tmp_path)
+
+
+def test_content_has_its_own_learning_rate() -> None:
+    model = make_model(content=True)
+    optimizer = make_optimizer(model, replace(CONFIG, content_lr_scale=0.5))
+    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+    owners = model.parameters_by_modality()
+    assert len(rates) == len(list(model.parameters()))
+    assert {rates[id(p)] for p in owners["id"] + owners["shared"]} == {0.01}
+    assert {rates[id(p)] for p in owners["text"] + owners["image"]} == {0.005}
+
+
+def test_steps_have_seeds_of_their_own() -> None:
+    seeds = {step_seed(seed, epoch, step) for seed in range(3) for epoch in range(10) for step in range(30)}
+    assert len(seeds) == 900
+    assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_devices() -> None:
+    assert resolve_device("cpu") == torch.device("cpu")
+    assert resolve_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(UserError, match="no device 'abacus'"):
+        resolve_device("abacus")
+
+
+@pytest.mark.parametrize(
+    "bad", [{"max_epochs": 0}, {"lr": 0.0}, {"content_lr_scale": -1.0}, {"weight_decay": -0.1}, {"patience": 0}]
+)
+def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError):
+        TrainConfig(**bad)  # type: ignore[arg-type]
