@@ -90,15 +90,14 @@ class Runner:
         needed = {until}
         for stage in reversed(list(self.stages.values())):
             if stage.name in needed:
-                needed.update(stage.inputs)
+                needed.update(_parents(stage))
         return [name for name in self.stages if name in needed]
 
     def _inspect(self, stage: Stage, known: Mapping[str, StageStatus], last: dict[str, Any] | None) -> StageStatus:
-        waiting = [name for name in stage.inputs if known[name].receipt is None]
+        waiting = [name for name in _parents(stage) if known[name].receipt is None]
         if waiting:
             return StageStatus(stage.name, "stale" if last else "missing", f"waits for {', '.join(waiting)}")
-        receipts = {name: known[name].receipt for name in stage.inputs}
-        now = basis(stage, {name: receipt.digest for name, receipt in receipts.items() if receipt}, self.digests)
+        now = basis(stage, {entry: _digest(entry, known) for entry in stage.inputs}, self.digests)
         key = digest_json(now)
         receipt = self.store.receipt(stage.name, key)
         if receipt is not None:
@@ -119,7 +118,7 @@ class Runner:
         assert status.key is not None
         assert status.basis is not None
         progress.log(f"{stage.name}: running ({status.why})")
-        inputs = {name: self.store.folder(name, outcome[name][1].key) for name in stage.inputs}
+        inputs = {name: self.store.folder(name, outcome[name][1].key) for name in _parents(stage)}
         resume_dir = self.store.resume_dir(stage.name, status.key)
         resume_dir.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
@@ -136,6 +135,18 @@ class Runner:
             )
         progress.log(f"{stage.name}: done in {receipt.seconds:.1f} s")
         return receipt
+
+
+def _parents(stage: Stage) -> list[str]:
+    return list(dict.fromkeys(entry.partition("/")[0] for entry in stage.inputs))
+
+
+def _digest(entry: str, known: Mapping[str, StageStatus]) -> str:
+    """Of an artifact, or of one file of it."""
+    name, _, file = entry.partition("/")
+    receipt = known[name].receipt
+    assert receipt is not None
+    return str(receipt.files[file]["sha256"]) if file else receipt.digest
 
 
 def _versions() -> dict[str, str]:

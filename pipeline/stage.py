@@ -59,7 +59,7 @@ class Stage(Config):
     @property
     @abstractmethod
     def inputs(self) -> tuple[str, ...]:
-        """Names of the stages whose artifacts this one reads."""
+        """What this stage reads: ``stage`` for a whole artifact, ``stage/file`` for one file of it."""
 
     def external(self, digests: FileDigests) -> dict[str, str]:
         """Digests of what lies outside the pipeline, by a name that people understand.
@@ -71,4 +71,4 @@ class Stage(Config):
 
     @abstractmethod
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
-        """Read the input folders, write ``work.out_dir``, return what is worth telling (JSON)."""
+        """Read the input folders (by stage name), write ``work.out_dir``, return what is worth telling (JSON)."""

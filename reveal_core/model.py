@@ -145,7 +145,7 @@ class SequenceRecommender(nn.Module):
         vectors = functional.embedding(place, self.tower(items))
         sizes = [batch.item_seq.numel(), len(targets_T), num_negatives]
         x, positives_TD, negatives_KD = torch.split(vectors, sizes)
-        h_BLD = self.backbone(x.unflatten(0, batch.item_seq.shape), batch.seq_len)
+        h_BLD = self.backbone(x.view(*batch.item_seq.shape, -1), batch.seq_len)
         return sampled_softmax_loss(h_BLD[asked_BL], positives_TD, negatives_KD, targets_T, negatives_K, self.num_items)
 
     @property

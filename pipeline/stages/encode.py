@@ -52,7 +52,7 @@ class Encode(Stage):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return ("ingest", "images")
+        return ("ingest/items.parquet", "images")
 
     def external(self, digests: FileDigests) -> dict[str, str]:
         return {f"weights {path.name}": digests.sha256(path) for path in self.encoder.weights_files()}

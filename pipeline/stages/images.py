@@ -47,7 +47,7 @@ class Images(Stage):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return ("ingest",)
+        return ("ingest/items.parquet",)
 
     def external(self, digests: FileDigests) -> dict[str, str]:
         return {} if self.folder is None else {"the image folder": _listing_digest(Path(self.folder))}

@@ -28,7 +28,7 @@ class Split(Stage):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return ("ingest",)
+        return ("ingest/interactions.parquet",)
 
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         interactions = pl.read_parquet(inputs["ingest"] / "interactions.parquet")

@@ -39,7 +39,8 @@ class Train(Stage):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        return ("ingest", "split", "encode") if self.model.uses_content else ("ingest", "split")
+        content = ("encode",) if self.model.uses_content else ()
+        return ("ingest/items.parquet", "split", *content)
 
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         num_items = pl.scan_parquet(inputs["ingest"] / "items.parquet").select(pl.len()).collect().item()

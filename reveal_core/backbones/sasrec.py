@@ -54,8 +54,7 @@ class SasRecBackbone(nn.Module):
 
     def forward(self, x_BLD: Tensor, seq_len_B: Tensor) -> Tensor:
         # With padding on the right, the causal mask alone keeps it out of every place that counts.
-        h_BLD = x_BLD + self.position.weight[: x_BLD.shape[1]]
-        h_BLD = self.dropout(self.norm(h_BLD))
+        h_BLD: Tensor = self.dropout(self.norm(x_BLD + self.position.weight[: x_BLD.shape[1]]))
         for block in self.blocks:
             h_BLD = block(h_BLD)
         return h_BLD

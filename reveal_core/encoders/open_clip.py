@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Literal
 
 from reveal_core.encoders.base import (
@@ -73,7 +73,7 @@ class OpenClip(EncoderSettings):
 
 def _is_path(pretrained: str) -> bool:
     """Tags have neither a suffix nor a folder."""
-    return bool(Path(pretrained).suffix) or len(Path(pretrained).parts) > 1
+    return bool(Path(pretrained).suffix) or "/" in pretrained or os.sep in pretrained
 
 
 def _check_architecture(name: str) -> None:
@@ -127,27 +127,14 @@ def _download(name: str, tag: dict[str, Any]) -> Path:
 
 def _create(name: str, weights: Path, tag: dict[str, Any]) -> Any:
     import open_clip
-    from safetensors import SafetensorError
 
-    config = open_clip.get_model_config(name)
-    wants_quick = bool(tag.get("quick_gelu"))
-    if tag and config.get("quick_gelu") and not wants_quick:
-        mend = f"set encoder.model to {name.removesuffix('-quickgelu')}"
-        raise UserError(f"these weights were not trained with the QuickGELU of {name}", where="encoder", mend=mend)
     try:
-        return open_clip.create_model(name, pretrained=str(weights), force_quick_gelu=wants_quick).eval()
-    # Of the library's own loader: a wrong shape, a missing or unknown name, a file that is no checkpoint, no network
-    # for the configuration of a text tower that open_clip does not hold.
-    except (
-        RuntimeError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        ValueError,
-        OSError,
-        UnpicklingError,
-        SafetensorError,
-    ) as error:
+        return open_clip.create_model(
+            name, pretrained=str(weights), force_quick_gelu=bool(tag.get("quick_gelu"))
+        ).eval()
+    # From the library's own loader: a wrong shape, a name too few or too many, a file that is no checkpoint, no network
+    # for the configuration of a text tower; on a broken file its unpickler raises anything at all.
+    except Exception as error:
         mend = "choose the encoder.model that the weights were trained for"
         what = f"{weights.name} does not fit {name}: {_reason(error)}"
         raise UserError(what, where="encoder.pretrained", mend=mend) from None

@@ -18,6 +18,7 @@ def inputs(num_targets: int = 7, num_items: int = 11, dim: int = 5) -> tuple[tor
 @pytest.mark.parametrize("block_numbers", [1, 25, 10**6])
 def test_softmax_and_its_gradients_equal_torchs(monkeypatch: pytest.MonkeyPatch, block_numbers: int) -> None:
     monkeypatch.setitem(losses._BLOCK_NUMBERS, "cpu", block_numbers)
+    monkeypatch.setattr(losses, "_BLOCK_ROWS", 1)
     queries, items, targets = inputs()
     loss = softmax_loss(queries, items, targets)
     gradients = torch.autograd.grad(3 * loss, [queries, items])

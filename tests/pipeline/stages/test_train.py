@@ -84,7 +84,7 @@ def run(stage: Train, inputs: dict[str, Path], folder: Path, progress: Recorder 
         (folder / name).mkdir(parents=True, exist_ok=True)
     digests = FileDigests(folder / "digests.sqlite")
     work = Workspace(folder / "out", folder / "resume", folder / "cache", digests, progress or Recorder())
-    return stage.run({name: inputs[name] for name in stage.inputs}, work)
+    return stage.run(inputs, work)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

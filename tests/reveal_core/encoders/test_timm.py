@@ -2,12 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from reveal_core.encoders import Timm
 from reveal_core.errors import UserError
+from reveal_core.images import decode_image
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +105,7 @@ def test_every_loading_error_is_one_clear_line(
     (tmp_path / "text.safetensors").write_text("hello")
     (tmp_path / "text.pth").write_text("hello")
     (tmp_path / "short.safetensors").write_bytes(weights.read_bytes()[:5000])
+    save_file(load_file(weights) | {"norm.weight": torch.zeros(3)}, tmp_path / "shape.safetensors")
     torch.save(Unsafe(), tmp_path / "unsafe.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     lines = {
@@ -115,7 +118,7 @@ def test_every_loading_error_is_one_clear_line(
         "unsafe.pth cannot be read": config(tmp_path / "unsafe.pth"),
         "holds no state dict": config(tmp_path / "list.pth"),
         "does not fit test_resnet": config(weights, "test_resnet"),
-        "has shape": config(weights, "test_vit2"),
+        "norm.weight has shape (3,), not (64,)": config(tmp_path / "shape.safetensors"),
     }
     for words, wrong in lines.items():
         with pytest.raises(UserError) as raised:
@@ -132,9 +135,9 @@ def test_a_real_vit_tells_pictures_apart(vit_tiny: Path) -> None:
     encoder = Timm(model="vit_tiny_patch16_224", weights=str(vit_tiny), text="none", device="cpu").build()
     assert (encoder.grid, encoder.patch_dim) == ((14, 14), 192)
     assert encoder.preprocess.mean == encoder.preprocess.std == (0.5, 0.5, 0.5)
-    generator = torch.Generator().manual_seed(0)
-    coarse = torch.rand(2, 3, 6, 6, generator=generator) * 255
-    fine = torch.nn.functional.interpolate(coarse, (260, 260), mode="nearest").to(torch.uint8)
-    crops = torch.stack([fine[0, :, :224, :224], fine[0, :, 8:232, 8:232], fine[1, :, :224, :224]])
-    vectors = torch.nn.functional.normalize(encoder.encode_images(crops).pooled_BE, dim=1)
-    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.1
+    folder = Path(pytest.importorskip("sklearn.datasets").__file__).parent / "images"
+    palace, flower = (decode_image((folder / name).read_bytes()) for name in ("china.jpg", "flower.jpg"))
+    crops = [palace.crop((0, 0, 500, 427)), palace.crop((100, 0, 600, 427)), flower]
+    pixels = torch.from_numpy(np.stack([encoder.preprocess.apply(crop) for crop in crops])).permute(0, 3, 1, 2)
+    vectors = torch.nn.functional.normalize(encoder.encode_images(pixels).pooled_BE, dim=1)
+    assert vectors[0] @ vectors[1] > vectors[0] @ vectors[2] + 0.3
