@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -13,7 +14,7 @@ from pipeline.artifacts import Receipt
 from pipeline.runner import StageStatus
 
 #: The metrics worth a column on a terminal; metrics.json has them all.
-SHOWN = ("recall@5", "recall@10", "recall@20", "ndcg@5", "ndcg@10", "ndcg@20", "mrr@10")
+SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20", "mrr@10")
 MARKS = {"done": "[green]done[/]", "stale": "[yellow]stale[/]", "missing": "[red]missing[/]"}
 
 
@@ -54,12 +55,11 @@ def print_status(console: Console, statuses: Sequence[StageStatus]) -> None:
 
 def print_metrics(console: Console, metrics: Mapping[str, Any]) -> None:
     """The test metrics: the model, its slices, the baselines; then the protocol they hold under."""
-    shown = [name for name in SHOWN if name in metrics["test"]] or list(metrics["test"])[:7]
-    table = Table(pad_edge=False, header_style="bold", title="test metrics", title_justify="left")
-    table.add_column("", no_wrap=True)
-    table.add_column("users", justify="right")
-    for name in shown:
-        table.add_column(name, justify="right")
+    shown = [name for name in SHOWN if name in metrics["test"]] or list(metrics["test"])[:5]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table.add_column("test", no_wrap=True)
+    for name in ("users", *shown):
+        table.add_column(name, justify="right", no_wrap=True)
     users = metrics["protocol"].get("test_users")
     _add_row(table, "model", users, metrics["test"], shown, style="bold")
     for name, row in metrics["baselines"].items():

@@ -1,14 +1,18 @@
 """The patch cache: arrays of fixed shape by the digest of what they were computed from, in Arrow IPC shards.
 
 A shard is written once and never changed, so a kill loses at most the shard in flight, and readers map the files
-without copying. The shards are their own index: opening a store reads their keys and nothing else.
+without copying. The shards are their own index: opening a store reads their keys and nothing else. Each carries the
+checksum of its arrays, which is looked at once, before the first of its keys counts as present.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +24,7 @@ from pipeline.files import atomic_path, digest_json, write_json
 Halves = npt.NDArray[np.float16]
 
 _KEY = "key"
+_CHECKSUM = b"crc32"
 _SUFFIX = ".arrow"
 _log = logging.getLogger("reveal")
 
@@ -36,8 +41,7 @@ class ArrayStore:
     def __init__(self, root: Path, fingerprint: Mapping[str, object], fields: Mapping[str, tuple[int, ...]]) -> None:
         self.folder = root / digest_json(fingerprint)[:16]
         self.fields = dict(fields)
-        self._columns: list[dict[str, npt.NDArray[np.float16]]] = []
-        self._places: dict[str, tuple[int, int]] = {}
+        self._places: dict[str, tuple[_Shard, int]] = {}
         if not (self.folder / "fingerprint.json").exists():
             write_json(self.folder / "fingerprint.json", fingerprint)
         for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
@@ -47,8 +51,13 @@ class ArrayStore:
         return len(self._places)
 
     def missing(self, keys: Sequence[str]) -> list[str]:
-        """Those of ``keys`` that are not here, each once, in their order."""
-        return [key for key in dict.fromkeys(keys) if key not in self._places]
+        """Those of ``keys`` that are not here whole, each once, in their order."""
+        wanted = list(dict.fromkeys(keys))
+        for shard in {id(self._places[key][0]): self._places[key][0] for key in wanted if key in self._places}.values():
+            if not shard.intact:
+                self._set_aside(shard.path, "its checksum is wrong")
+                self._places = {key: place for key, place in self._places.items() if place[0] is not shard}
+        return [key for key in wanted if key not in self._places]
 
     def write(self, keys: Sequence[str], arrays: Mapping[str, Halves]) -> None:
         """Add one shard: for each field (len(keys), *shape). Durable when this returns.
@@ -65,6 +74,7 @@ class ArrayStore:
                 raise ValueError(f"{name}: a value does not fit into float16")
             columns.append(pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), math.prod(shape)))
         batch = pa.RecordBatch.from_arrays(columns, [_KEY, *self.fields])
+        batch = batch.replace_schema_metadata({_CHECKSUM: str(_checksum(arrays[name] for name in self.fields))})
         path = self.folder / f"{digest_json(list(keys))[:32]}{_SUFFIX}"
         with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), batch.schema) as writer:
             writer.write_batch(batch)
@@ -79,7 +89,7 @@ class ArrayStore:
         out = np.empty((len(keys), *self.fields[field]), dtype=np.float16)
         for row, key in enumerate(keys):
             shard, place = self._places[key]
-            out[row] = self._columns[shard][field][place]
+            out[row] = shard.columns[field][place]
         return out
 
     def _open(self, path: Path) -> None:
@@ -87,15 +97,43 @@ class ArrayStore:
             table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
             columns = {name: self._mapped(table, name) for name in self.fields}
             keys = [value.hex() for value in table[_KEY].to_pylist()]
-        except (pa.ArrowInvalid, KeyError, ValueError, OSError) as error:
-            aside = path.with_suffix(".damaged")
-            path.replace(aside)
-            _log.warning("%s is damaged and was set aside as %s: %s", path, aside.name, str(error).splitlines()[0])
+            shard = _Shard(path, columns, int(table.schema.metadata[_CHECKSUM]))
+        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+            self._set_aside(path, str(error).splitlines()[0])
             return
-        self._columns.append(columns)
-        self._places.update({key: (len(self._columns) - 1, row) for row, key in enumerate(keys)})
+        except OSError as error:
+            if error.errno:  # The system refused: that says nothing about the file.
+                raise
+            self._set_aside(path, str(error).splitlines()[0])
+            return
+        self._places.update({key: (shard, row) for row, key in enumerate(keys)})
+
+    def _set_aside(self, path: Path, why: str) -> None:
+        aside = path.with_suffix(".damaged")
+        path.replace(aside)
+        _log.warning("%s is damaged and was set aside as %s: %s", path, aside.name, why)
 
     def _mapped(self, table: pa.Table, name: str) -> Halves:
         values: Halves = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=True)
         mapped: Halves = values.reshape(table.num_rows, *self.fields[name])
         return mapped
+
+
+@dataclass(frozen=True)
+class _Shard:
+    path: Path
+    columns: dict[str, Halves]
+    """By field, mapped: (rows, *shape)."""
+    checksum: int
+
+    @cached_property
+    def intact(self) -> bool:
+        return _checksum(self.columns.values()) == self.checksum
+
+
+def _checksum(arrays: Iterable[Halves]) -> int:
+    """CRC-32 over the values of all arrays, one after the other."""
+    crc = 0
+    for array in arrays:
+        crc = zlib.crc32(np.ascontiguousarray(array, dtype=np.float16).data, crc)
+    return crc

@@ -5,13 +5,15 @@ Light on purpose (Pillow and NumPy only inside functions): worker processes impo
 
 from __future__ import annotations
 
+import hashlib
 import io
+import stat
 import string
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import PurePosixPath
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
 from reveal_core.config import Config
@@ -97,13 +99,38 @@ def _leaves_folder(path: str) -> bool:
 
 @dataclass(frozen=True)
 class ImageCheck:
-    """What :func:`check_image` found; sizes in pixels as stored, before any EXIF rotation."""
+    """What was found; sizes in pixels as stored, before any EXIF rotation."""
 
     status: Status
     detail: str | None = None
     width: int | None = None
     height: int | None = None
     format: str | None = None
+    num_bytes: int | None = None
+    sha256: str | None = None
+    """Of the file's bytes, in hex; None when they were not read."""
+
+
+def check_files(paths: Sequence[Path], limits: ImagesConfig) -> list[ImageCheck]:
+    """:func:`check_file` of each: what a worker process is given."""
+    return [check_file(path, limits) for path in paths]
+
+
+def check_file(path: Path, limits: ImagesConfig) -> ImageCheck:
+    """Whether a file holds a usable image; never an exception."""
+    try:
+        facts = path.stat()
+        if not stat.S_ISREG(facts.st_mode):
+            return ImageCheck("unreadable", "not a file")
+        if facts.st_size > limits.max_bytes:
+            detail = f"{facts.st_size} bytes, more than max_bytes = {limits.max_bytes}"
+            return ImageCheck("too_large", detail, num_bytes=facts.st_size)
+        data = path.read_bytes()
+    except FileNotFoundError:
+        return ImageCheck("missing")
+    except OSError as error:
+        return ImageCheck("unreadable", error.strerror)
+    return replace(check_image(data, limits), num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 def check_image(data: bytes, limits: ImagesConfig) -> ImageCheck:
@@ -114,8 +141,6 @@ def check_image(data: bytes, limits: ImagesConfig) -> ImageCheck:
     """
     if not data:
         return ImageCheck("empty", "the file has 0 bytes")
-    if len(data) > limits.max_bytes:
-        return too_many_bytes(len(data), limits)
     try:
         with _opened(data) as image:
             facts: dict[str, Any] = {"width": image.width, "height": image.height, "format": image.format}
@@ -132,10 +157,6 @@ def check_image(data: bytes, limits: ImagesConfig) -> ImageCheck:
             return ImageCheck("unreadable", "not an image in a known format")
         return ImageCheck("unreadable", str(error) or type(error).__name__)
     return ImageCheck("ok", **facts)
-
-
-def too_many_bytes(num_bytes: int, limits: ImagesConfig) -> ImageCheck:
-    return ImageCheck("too_large", f"{num_bytes} bytes, more than max_bytes = {limits.max_bytes}")
 
 
 def decode_image(data: bytes) -> Image.Image:

@@ -22,6 +22,7 @@ from reveal_core.config import runtime
 from reveal_core.encoders import EncoderConfig
 from reveal_core.encoders.base import Encoder
 from reveal_core.encoders.embedded import Embedded
+from reveal_core.errors import UserError
 from reveal_core.extraction.static import mean_patches
 from reveal_core.schema import ITEM_ID, ITEM_INDEX, features
 from reveal_core.texts import TEXT_FIELDS, item_text
@@ -130,7 +131,16 @@ def _write_shard(store: ArrayStore, keys: Sequence[str], parts: Sequence[tuple[H
 
 
 def _half(tensor: torch.Tensor) -> Halves:
-    return np.asarray(tensor.half().cpu().numpy())
+    """As it is kept.
+
+    Raises:
+        UserError: when a value is not a number or too large.
+    """
+    half = tensor.half()
+    if not half.isfinite().all():
+        mend = "the weights are damaged, or need encoder.device: cpu"
+        raise UserError("gave values that are not numbers, or too large for float16", where="encoder", mend=mend)
+    return np.asarray(half.cpu().numpy())
 
 
 def write_features(

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import polars as pl
 
@@ -19,7 +19,7 @@ from pipeline.files import FileDigests, atomic_path, file_stamp
 from pipeline.stage import Report, Stage, Workspace
 from reveal_core.config import runtime
 from reveal_core.errors import UserError
-from reveal_core.images import ImageCheck, ImagesConfig, check_image, image_path, too_many_bytes
+from reveal_core.images import ImageCheck, ImagesConfig, check_files, image_path
 from reveal_core.schema import IMAGE_STATUSES, IMAGES, ITEM_ID, ITEM_INDEX
 
 _CHUNK = 64
@@ -27,7 +27,8 @@ _EXAMPLES = 5
 #: Fewer files than this are looked at in this process: starting workers would take longer.
 _WORTH_WORKERS = 256
 
-Fact = dict[str, Any]
+#: The columns of images.parquet that a look at the file fills.
+_FOUND = {name: dtype for name, dtype in IMAGES.items() if name not in (ITEM_INDEX, ITEM_ID, "path")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,23 +56,24 @@ class Images(Stage):
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         items = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID])
         names = [image_path(self.pattern, item_id) for item_id in items[ITEM_ID]]
-        facts = self._look(names, work) if self.folder is not None else [_missing()] * len(names)
-        if self.folder is not None and all(fact["status"] == "missing" for fact in facts):
+        checks = self._look(names, work) if self.folder is not None else [ImageCheck("missing")] * len(names)
+        if self.folder is not None and all(check.status == "missing" for check in checks):
+            looked_for = next((name for name in names if name is not None), self.pattern)
             raise UserError(
                 "no item has an image there",
                 where=f"data.images: {self.folder}",
-                mend=f"the first one looked for was {names[0]}; set data.images.pattern",
+                mend=f"the first one looked for was {looked_for}; set data.images.pattern",
             )
-        rows = {name: [fact[name] for fact in facts] for name in facts[0]}
-        table = items.with_columns(pl.Series("path", names, pl.String), *(pl.Series(n, v) for n, v in rows.items()))
+        found = pl.DataFrame({name: [getattr(check, name) for check in checks] for name in _FOUND}, schema=_FOUND)
+        table = items.with_columns(pl.Series("path", names, pl.String), *found).select(IMAGES.keys())
         with atomic_path(work.out_dir / "images.parquet") as temporary:
-            table.select(pl.col(name).cast(dtype) for name, dtype in IMAGES.items()).write_parquet(temporary)
+            table.write_parquet(temporary, compression="zstd", statistics=True)
         return _report(table)
 
-    def _look(self, names: Sequence[str | None], work: Workspace) -> list[Fact]:
-        """The facts of each item's file: those remembered, and the others looked at now."""
-        kind = f"image {self.images.max_bytes} {self.images.max_pixels}"
-        facts: list[Fact] = [_missing("the id leads out of the folder" if name is None else None) for name in names]
+    def _look(self, names: Sequence[str | None], work: Workspace) -> list[ImageCheck]:
+        """What is known of each item's file: remembered, or looked at now."""
+        kind = f"image {self.version} {self.images.max_bytes} {self.images.max_pixels}"
+        checks = [ImageCheck("missing", "the id leads out of the folder" if name is None else None) for name in names]
         todo: list[tuple[int, Path, str]] = []
         for row, name in enumerate(names):
             if name is None:
@@ -85,18 +87,19 @@ class Images(Stage):
             if known is None:
                 todo.append((row, path, stamp))
             else:
-                facts[row] = json.loads(known)
+                checks[row] = ImageCheck(**json.loads(known))
         chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
         with work.progress.track("images", len(todo)) as advance:
             for chunk, found in zip(chunks, self._check(chunks), strict=True):
-                for (row, _, _), fact in zip(chunk, found, strict=True):
-                    facts[row] = fact
-                lines = zip(chunk, found, strict=True)
-                work.digests.remember(kind, [(path, stamp, json.dumps(fact)) for (_, path, stamp), fact in lines])
+                facts = []
+                for (row, path, stamp), check in zip(chunk, found, strict=True):
+                    checks[row] = check
+                    facts.append((path, stamp, json.dumps(asdict(check))))
+                work.digests.remember(kind, facts)
                 advance(len(chunk))
-        return facts
+        return checks
 
-    def _check(self, chunks: Sequence[Sequence[tuple[int, Path, str]]]) -> Iterator[list[Fact]]:
+    def _check(self, chunks: Sequence[Sequence[tuple[int, Path, str]]]) -> Iterator[list[ImageCheck]]:
         paths = [[path for _, path, _ in chunk] for chunk in chunks]
         limits = [self.images] * len(paths)
         if self.workers == 1 or sum(map(len, paths)) < _WORTH_WORKERS:
@@ -105,32 +108,6 @@ class Images(Stage):
         # Forking a process whose threads (polars) hold locks may deadlock.
         with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
             yield from pool.map(check_files, paths, limits)
-
-
-def check_files(paths: Sequence[Path], limits: ImagesConfig) -> list[Fact]:
-    """The columns of images.parquet that the bytes of each file decide."""
-    return [_check_file(path, limits) for path in paths]
-
-
-def _check_file(path: Path, limits: ImagesConfig) -> Fact:
-    try:
-        size = path.stat().st_size
-        if size > limits.max_bytes:
-            return _fact(too_many_bytes(size, limits), size, None)
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return _missing()
-    except OSError as error:
-        return _fact(ImageCheck("unreadable", error.strerror), None, None)
-    return _fact(check_image(data, limits), len(data), hashlib.sha256(data).hexdigest())
-
-
-def _missing(detail: str | None = None) -> Fact:
-    return _fact(ImageCheck("missing", detail), None, None)
-
-
-def _fact(check: ImageCheck, num_bytes: int | None, sha256: str | None) -> Fact:
-    return {**asdict(check), "num_bytes": num_bytes, "sha256": sha256}
 
 
 def _listing_digest(folder: Path) -> str:
@@ -142,16 +119,26 @@ def _listing_digest(folder: Path) -> str:
     if not folder.is_dir():
         raise UserError("no such folder", where=f"data.images.folder: {folder}", mend="check the path")
     sha = hashlib.sha256()
-    for line in _listing(folder, ""):
-        sha.update(line.encode("utf-8", "surrogateescape"))
+    try:
+        for line in _listing(folder, "", set()):
+            sha.update(line.encode("utf-8", "surrogateescape"))
+    except OSError as error:
+        raise UserError(
+            f"cannot be read: {error.strerror}", where=f"data.images.folder: {error.filename}", mend="check its rights"
+        ) from None
     return sha.hexdigest()
 
 
-def _listing(folder: Path, prefix: str) -> Iterator[str]:
+def _listing(folder: Path, prefix: str, above: Set[tuple[int, int]]) -> Iterator[str]:
+    """A line for each file; a linked folder counts as its files, but a link back to a folder ``above`` is not taken."""
+    stat = folder.stat()
+    here = (stat.st_dev, stat.st_ino)
+    if here in above:
+        return
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if entry.is_dir():
-                yield from _listing(Path(entry.path), f"{prefix}{entry.name}/")
+                yield from _listing(Path(entry.path), f"{prefix}{entry.name}/", above | {here})
             elif entry.is_file():
                 stat = entry.stat()
                 yield f"{prefix}{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"

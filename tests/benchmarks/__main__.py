@@ -6,10 +6,8 @@ runs in a process of its own, so that its peak memory is its own. Usage: ``pytho
 
 from __future__ import annotations
 
-import importlib
 import json
 import multiprocessing
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,15 +15,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from tests.benchmarks.measure import measure
+
 HERE = Path(__file__).parent
 OUTPUT = Path("bench.json")
-
-
-def measure(name: str) -> dict[str, Any]:
-    """The rows of one benchmark and the peak memory of its process."""
-    rows = importlib.import_module(f"tests.benchmarks.bench_{name}").run()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"rows": rows, "peak_memory_bytes": peak}
 
 
 def main(names: list[str]) -> None:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import ast
+import hashlib
 import io
+import os
 import pickle
+import subprocess
+import sys
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +22,7 @@ from PIL import Image
 from reveal_core.images import (
     ImagesConfig,
     Preprocess,
+    check_file,
     check_image,
     check_pattern,
     decode_image,
@@ -78,7 +85,24 @@ def test_limits_are_kept_and_told() -> None:
     assert pixels.status == "too_large"
     assert "60 x 40" in (pixels.detail or "")
     assert check_image(data, ImagesConfig(max_pixels=40 * 60)).status == "ok"
-    assert check_image(data, ImagesConfig(max_bytes=len(data) - 1)).status == "too_large"
+
+
+def test_a_file_is_more_than_its_image(tmp_path: Path) -> None:
+    data = saved(picture(), "PNG")
+    path = tmp_path / "a.png"
+    path.write_bytes(data)
+    check = check_file(path, LIMITS)
+    assert (check.status, check.num_bytes, check.sha256) == ("ok", len(data), hashlib.sha256(data).hexdigest())
+    large = check_file(path, ImagesConfig(max_bytes=len(data) - 1))
+    assert (large.status, large.num_bytes, large.sha256) == ("too_large", len(data), None)
+    assert check_file(tmp_path / "none.png", LIMITS).status == "missing"
+
+
+def test_what_is_no_file_is_not_waited_for(tmp_path: Path) -> None:
+    """Reading a pipe would never end."""
+    os.mkfifo(tmp_path / "pipe.jpg")
+    assert check_file(tmp_path / "pipe.jpg", LIMITS).status == "unreadable"
+    assert check_file(tmp_path, LIMITS).status == "unreadable"
 
 
 def test_the_pixel_limit_holds_before_decoding() -> None:
@@ -239,8 +263,6 @@ def test_no_id_leads_out_of_the_folder(item_id: str) -> None:
 @given(st.text(max_size=8))
 @settings(max_examples=100, deadline=None)
 def test_any_path_stays_inside(item_id: str) -> None:
-    from pathlib import Path
-
     path = image_path("{item_id}/x.jpg", item_id)
     if path is not None:
         assert (Path("/base/folder") / path).resolve().is_relative_to("/base/folder")
@@ -254,3 +276,10 @@ def test_patterns_cut_ids() -> None:
 def test_limits_that_make_no_sense_are_refused(limits: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be"):
         ImagesConfig(**limits)
+
+
+def test_a_worker_starts_light() -> None:
+    """Worker processes import this module: anything heavier would cost seconds for each of them."""
+    code = "import sys, reveal_core.images; print(sorted({m.split('.')[0] for m in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"torch", "polars", "pyarrow", "PIL", "numpy"} & set(ast.literal_eval(loaded))

@@ -25,7 +25,7 @@ from reveal_core.training import TrainConfig
 
 NUM_ITEMS, NUM_USERS = 15, 20
 MODEL = ModelConfig(hidden_dim=8, max_seq_len=4, backbone=SasRec(num_layers=1))
-STAGE = Train(seed=1, model=MODEL, train=TrainConfig(max_epochs=3, batch_size=8, device="cpu"))
+STAGE = Train(seed=1, model=MODEL, train=TrainConfig(max_epochs=3, batch_size=30, device="cpu"))
 
 
 @dataclass
@@ -142,8 +142,8 @@ def test_a_killed_run_goes_on_to_the_same_bytes(inputs: dict[str, Path], tmp_pat
 
 def test_ids_alone_need_no_encoder(inputs: dict[str, Path], tmp_path: Path) -> None:
     stage = replace(STAGE, model=replace(MODEL, modalities=("id",)))
-    assert stage.inputs == ("ingest", "split")
-    assert STAGE.inputs == ("ingest", "split", "encode")
+    assert stage.inputs == ("ingest/items.parquet", "split")
+    assert STAGE.inputs == ("ingest/items.parquet", "split", "encode")
     assert run(stage, inputs, tmp_path)["epochs"] == 3
 
 

@@ -1,0 +1,178 @@
+"""The patch cache gives back what it was given, survives damage, and never claims what it does not have."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.shards import ArrayStore
+
+FIELDS = {"patches": (4, 3), "pooled": (3,)}
+
+
+def key(name: object) -> str:
+    return hashlib.sha256(str(name).encode()).hexdigest()
+
+
+def open_store(root: Path) -> ArrayStore:
+    return ArrayStore(root, {"model": "m"}, FIELDS)
+
+
+def arrays(count: int, seed: int = 0) -> dict[str, npt.NDArray[np.float16]]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(size=(count, *shape)).astype(np.float16) for name, shape in FIELDS.items()}
+
+
+@pytest.fixture
+def three(tmp_path: Path) -> tuple[Path, dict[str, npt.NDArray[np.float16]]]:
+    """A store of three shards with 5 keys each, and all that is in it."""
+    store, everything = open_store(tmp_path), arrays(15)
+    for start in (0, 5, 10):
+        rows = slice(start, start + 5)
+        store.write([key(i) for i in range(15)][rows], {name: array[rows] for name, array in everything.items()})
+    return tmp_path, everything
+
+
+def shards(root: Path) -> list[Path]:
+    return sorted(root.glob("*/*.arrow"))
+
+
+@settings(max_examples=20, deadline=None)
+@given(order=st.permutations(range(15)))
+def test_any_order_is_read_from_any_shard(tmp_path_factory: pytest.TempPathFactory, order: list[int]) -> None:
+    root, everything = tmp_path_factory.mktemp("store"), arrays(15)
+    store = open_store(root)
+    for part in np.array_split(np.arange(15), 4):
+        store.write([key(i) for i in part], {name: array[part] for name, array in everything.items()})
+    for again in (store, open_store(root)):
+        assert len(again) == 15
+        for name, array in everything.items():
+            np.testing.assert_array_equal(again.read([key(i) for i in order], name), array[order])
+
+
+def test_missing_keeps_order_and_names_each_once(three: tuple[Path, object]) -> None:
+    asked = [key("b"), key(3), key("a"), key("b"), key(14)]
+    assert open_store(three[0]).missing(asked) == [key("b"), key("a")]
+    with pytest.raises(KeyError):
+        open_store(three[0]).read([key("a")], "pooled")
+
+
+def test_the_same_keys_give_the_same_file(tmp_path: Path) -> None:
+    for root in (tmp_path / "a", tmp_path / "b"):
+        open_store(root).write([key(1), key(2)], arrays(2))
+    (one,), (other,) = shards(tmp_path / "a"), shards(tmp_path / "b")
+    assert one.name == other.name
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_encoders_do_not_share(tmp_path: Path) -> None:
+    open_store(tmp_path).write([key(1)], arrays(1))
+    assert ArrayStore(tmp_path, {"model": "other"}, FIELDS).missing([key(1)]) == [key(1)]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "text", "last byte gone", "no checksum"])
+def test_a_damaged_shard_is_set_aside(
+    three: tuple[Path, dict[str, npt.NDArray[np.float16]]], damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    root, everything = three
+    victim = shards(root)[1]
+    data = victim.read_bytes()
+    victim.write_bytes(
+        {
+            "truncated": data[: len(data) // 2],
+            "empty": b"",
+            "text": b"hello",
+            "last byte gone": data[:-1],
+            "no checksum": data.replace(b"crc32", b"nope!"),
+        }[damage]
+    )
+    with caplog.at_level(logging.WARNING):
+        store = open_store(root)
+    check_five_are_missing(store, everything, victim, caplog)
+
+
+def test_a_flipped_bit_is_found_before_its_keys_count(
+    three: tuple[Path, dict[str, npt.NDArray[np.float16]]], caplog: pytest.LogCaptureFixture
+) -> None:
+    root, everything = three
+    victim = shards(root)[0]
+    data = bytearray(victim.read_bytes())
+    first = open_store(root).read([key(i) for i in range(15)], "patches")
+    place = next(bytes(data).find(first[i].tobytes()) for i in range(15) if first[i].tobytes() in data)
+    data[place + 4] ^= 1
+    victim.write_bytes(bytes(data))
+    store = open_store(root)
+    assert len(store) == 15, "opening reads keys only"
+    with caplog.at_level(logging.WARNING):
+        check_five_are_missing(store, everything, victim, caplog)
+
+
+def check_five_are_missing(
+    store: ArrayStore,
+    everything: dict[str, npt.NDArray[np.float16]],
+    victim: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    keys = [key(i) for i in range(15)]
+    missing = store.missing(keys)
+    assert len(missing) == 5
+    assert "set aside" in caplog.text
+    assert victim.with_suffix(".damaged").exists()
+    whole = [i for i in range(15) if keys[i] not in missing]
+    np.testing.assert_array_equal(store.read([keys[i] for i in whole], "patches"), everything["patches"][whole])
+    lost = [keys.index(name) for name in missing]
+    store.write(missing, {name: array[lost] for name, array in everything.items()})
+    assert open_store(victim.parents[1]).missing(keys) == []
+
+
+def test_a_file_that_the_system_refuses_is_not_damaged(
+    three: tuple[Path, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: str) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("pyarrow.memory_map", refuse)
+    with pytest.raises(OSError, match="Too many"):
+        open_store(three[0])
+    assert len(shards(three[0])) == 3
+
+
+def test_a_kill_while_writing_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(tmp_path)
+    monkeypatch.setattr("pipeline.files.sync", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        store.write([key(1)], arrays(1))
+    assert open_store(tmp_path).missing([key(1)]) == [key(1)]
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_only_fitting_values_are_taken(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    with pytest.raises(ValueError, match="shape"):
+        store.write([key(1), key(2)], arrays(1))
+    broken = arrays(1)
+    broken["pooled"][0, 0] = np.inf
+    with pytest.raises(ValueError, match="float16"):
+        store.write([key(1)], broken)
+    assert shards(tmp_path) == []
+
+
+def test_reading_maps_instead_of_loading(tmp_path: Path) -> None:
+    """Many shards stay open at once without a file handle each."""
+    store = open_store(tmp_path)
+    for i in range(100):
+        store.write([key(i)], arrays(1, i))
+    handles = Path("/proc/self/fd")
+    if not handles.exists():
+        pytest.skip("counts file handles through /proc")
+    before = len(list(handles.iterdir()))
+    again = open_store(tmp_path)
+    assert len(list(handles.iterdir())) <= before + 5
+    np.testing.assert_array_equal(again.read([key(77)], "pooled"), arrays(1, 77)["pooled"])
