@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -41,7 +42,8 @@ def manifest_options(command: Command) -> Command:
     return command
 
 
-def open_runner(manifest_path: Path, overrides: tuple[str, ...], workdir: Path) -> tuple[Manifest, Runner]:
+@contextmanager
+def open_runner(manifest_path: Path, overrides: tuple[str, ...], workdir: Path) -> Iterator[tuple[Manifest, Runner]]:
     """The manifest, checked, and its stages over the work folder."""
     from pipeline.artifacts import ArtifactStore
     from pipeline.files import FileDigests
@@ -51,7 +53,8 @@ def open_runner(manifest_path: Path, overrides: tuple[str, ...], workdir: Path) 
 
     manifest = load_manifest(manifest_path, overrides)
     store = ArtifactStore(workdir)
-    return manifest, Runner(manifest.name, plan(manifest), store, FileDigests(workdir / "digests.sqlite"))
+    with closing(FileDigests(workdir / "digests.sqlite")) as digests:
+        yield manifest, Runner(manifest.name, plan(manifest), store, digests)
 
 
 def run_until(stage: str, manifest_path: Path, overrides: tuple[str, ...], workdir: Path, as_json: bool) -> None:
@@ -62,9 +65,9 @@ def run_until(stage: str, manifest_path: Path, overrides: tuple[str, ...], workd
     from cli.tables import print_metrics, print_outcome
     from pipeline.files import read_json
 
-    manifest, runner = open_runner(manifest_path, overrides, workdir)
     errors = Console(stderr=True)
-    outcome = runner.run(stage, make_progress(errors))
+    with open_runner(manifest_path, overrides, workdir) as (manifest, runner):
+        outcome = runner.run(stage, make_progress(errors))
     folder = workdir / "runs" / manifest.name
     metrics = read_json(folder / "evaluate" / "metrics.json") if stage == "evaluate" else None
     if as_json:

@@ -23,8 +23,8 @@ def command(manifest: Path, overrides: tuple[str, ...], workdir: Path, as_json: 
 
     from cli.tables import print_status
 
-    _, runner = open_runner(manifest, overrides, workdir)
-    statuses = runner.status()
+    with open_runner(manifest, overrides, workdir) as (_, runner):
+        statuses = runner.status()
     if as_json:
         stages = {s.stage: {"state": s.state, "key": s.key, "why": s.why} for s in statuses}
         click.echo(json.dumps({"stages": stages}))

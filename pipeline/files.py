@@ -119,3 +119,6 @@ class FileDigests:
         rows = [(kind, str(path.absolute()), stamp, fact) for path, stamp, fact in facts]
         with self._connection:
             self._connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)", rows)
+
+    def close(self) -> None:
+        self._connection.close()

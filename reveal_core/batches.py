@@ -63,7 +63,12 @@ def cut_windows(sequences: Sequences, max_seq_len: int, rng: np.random.Generator
 
 
 class TrainingBatches:
-    """The batches of every epoch; those of one epoch depend on (seed, epoch) and on nothing else."""
+    """The batches of every epoch; those of one epoch depend on (seed, epoch) and on nothing else.
+
+    Args:
+        batch_size: targets in a batch, about: windows are added until there are so many. A batch of targets and not of
+            users, so that a step weighs the same whether histories are long or short.
+    """
 
     def __init__(self, sequences: Sequences, max_seq_len: int, batch_size: int, seed: int) -> None:
         self._sequences = sequences
@@ -99,9 +104,10 @@ class EpochBatches:
 
 
 def _order(lengths: Int64s, batch_size: int, rng: np.random.Generator) -> list[Int64s]:
-    """A random order in which a batch holds windows of similar length, so that little of it is padding."""
+    """A random order of batches, each of windows of similar length, so that little of it is padding."""
     order = rng.permutation(len(lengths))
-    pool = np.arange(len(order)) // (batch_size * _POOL_BATCHES)
+    pool = np.cumsum(lengths[order]) // (batch_size * _POOL_BATCHES)
     order = order[np.lexsort((lengths[order], pool))]
-    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    batch = (np.cumsum(lengths[order]) - lengths[order]) // batch_size
+    batches = np.split(order, np.flatnonzero(np.diff(batch)) + 1) if len(order) else []
     return [batches[place] for place in rng.permutation(len(batches))]

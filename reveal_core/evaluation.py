@@ -104,12 +104,14 @@ class Cases:
         return np.bincount(self.histories.row_of_item[repeated], minlength=len(self)) > 0
 
 
-def build_cases(train: pl.DataFrame, valid: pl.DataFrame, test: pl.DataFrame, part: Part) -> Cases:
-    """The cases of ``part`` from the tables of the split: at the test, history holds training and validation rows."""
-    tables = {"valid": [train, valid], "test": [train, valid, test]}[part]
+def build_cases(*tables: pl.DataFrame) -> Cases:
+    """The cases that the last of the split's tables asks, with the rows of all of them as history.
+
+    So ``build_cases(train, valid)`` cannot know the test, and ``build_cases(train, valid, test)`` is the test.
+    """
     targets = tables[-1].filter(TARGET).sort(USER_INDEX)
     if not targets[USER_INDEX].is_unique().all():
-        raise ValueError(f"a user has more than one {part} target")
+        raise ValueError("a user has more than one target")
     asked = targets.select(USER_INDEX, asked_at=POSITION).with_row_index("case")
     rows = pl.concat([table.select(USER_INDEX, ITEM_INDEX, POSITION) for table in tables])
     before = rows.join(asked, on=USER_INDEX).filter(pl.col(POSITION) < pl.col("asked_at")).sort("case", POSITION)

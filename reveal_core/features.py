@@ -57,10 +57,8 @@ class ItemFeatures:
 def standardise(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Centre the rows, then divide all by one number so that their mean squared length is 1: (M, T) -> (M, T).
 
-    One number and not one for each dimension, because the directions in which encoders vary little are mostly noise.
-    Length 1 and not :math:`\\sqrt{T}`: an Adam step moves each weight of a projection by about the learning rate, so
-    the projected vector moves in proportion to the length of what is projected; at length 1 it moves about as fast as
-    an id embedding, whatever T is.
+    One number rather than one for each dimension: measured, they are equally good, and this one keeps the encoder's
+    geometry. Length 1, so that neither the scale of an encoder nor its width decides how large a projection starts.
     """
     if not np.isfinite(vectors).all():
         raise ValueError("content vectors must be finite")

@@ -19,6 +19,7 @@ from torch import Tensor
 from reveal_core.batches import Batch, TrainingBatches
 from reveal_core.checkpoint import TrainState, load_state, optimizer_tensors, restore_optimizer, save_state
 from reveal_core.config import Config, runtime
+from reveal_core.devices import resolve_device
 from reveal_core.errors import UserError
 from reveal_core.evaluation import Cases, rank_cases
 from reveal_core.metrics import mean_metrics
@@ -35,14 +36,17 @@ class TrainConfig(Config):
 
     max_epochs: int = 200
     """Passes over the training interactions, at most."""
-    batch_size: int = 128
-    """Windows of up to ``model.max_seq_len`` interactions in a step."""
+    batch_size: int = 2048
+    """Interactions predicted in a step, about."""
     lr: float = 1e-3
     """Learning rate."""
-    content_lr_scale: float = 1.0
-    """Learning rate of the text and image projections, in units of ``lr``."""
+    content_lr_scale: float = 0.1
+    """Learning rate of the text and image projections, in units of ``lr``.
+
+    Below 1, because a step moves every item through a projection, but only its own through an id embedding.
+    """
     weight_decay: float = 0.0
-    """Decoupled weight decay."""
+    """Decoupled weight decay of every parameter, in units of the learning rate."""
     patience: int = 10
     """Validations without a better NDCG@10 after which training stops."""
     eval_every: int = 1
@@ -106,23 +110,6 @@ class _Position:
     best_epoch: int = 0
     bad_validations: int = 0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` stands for.
-
-    Raises:
-        UserError: there is no such device.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"no device {name!r}: {reason}", where="train.device", mend="use auto or cpu") from None
-    return device
 
 
 def make_optimizer(model: SequenceRecommender, config: TrainConfig) -> torch.optim.Optimizer:
@@ -207,7 +194,7 @@ class _Training:
         on_progress: Callable[[int], None],
         on_epoch: Callable[[Epoch], None],
     ) -> None:
-        self.device = resolve_device(config.device)
+        self.device = resolve_device(config.device, where="train.device")
         self.model = model.to(self.device).train()
         self.optimizer = make_optimizer(model, config)
         self.config, self.seed, self.resume_dir = config, seed, resume_dir

@@ -14,12 +14,12 @@ from pipeline.files import atomic_path, read_json, write_json
 from pipeline.stage import Report, Stage, Workspace
 from reveal_core.checkpoint import load_model
 from reveal_core.config import runtime
+from reveal_core.devices import resolve_device
 from reveal_core.evaluation import Cases, EvaluateConfig, Evaluation, Items, Part, build_cases, evaluate_model
 from reveal_core.features import ItemFeatures
 from reveal_core.model import ModelConfig
 from reveal_core.retrieval import build_index, save_index
 from reveal_core.schema import ITEM_ID, ITEM_INDEX, PADDING, USER_ID, USER_INDEX
-from reveal_core.training import resolve_device
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +54,12 @@ class Evaluate(Stage):
         catalogue = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID])
         users = pl.read_parquet(inputs["ingest"] / "users.parquet", columns=[USER_INDEX, USER_ID])
         tables = {name: pl.read_parquet(inputs["split"] / f"{name}.parquet") for name in ("train", "valid", "test")}
-        parts: tuple[Part, ...] = ("valid", "test")
-        cases = {part: build_cases(tables["train"], tables["valid"], tables["test"], part) for part in parts}
+        cases: dict[Part, Cases] = {
+            "valid": build_cases(tables["train"], tables["valid"]),
+            "test": build_cases(tables["train"], tables["valid"], tables["test"]),
+        }
         features = pl.read_parquet(inputs["encode"] / "item_features.parquet") if self._reads_content else None
-        device = resolve_device(self.device)
+        device = resolve_device(self.device, where="train.device")
         model = load_model(inputs["train"], self.model, ItemFeatures.from_frame(features, catalogue.height))
         result = evaluate_model(
             model.to(device),

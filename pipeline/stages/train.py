@@ -40,7 +40,7 @@ class Train(Stage):
     @property
     def inputs(self) -> tuple[str, ...]:
         content = ("encode",) if self.model.uses_content else ()
-        return ("ingest/items.parquet", "split", *content)
+        return ("ingest/items.parquet", "split/train.parquet", "split/valid.parquet", *content)
 
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         num_items = pl.scan_parquet(inputs["ingest"] / "items.parquet").select(pl.len()).collect().item()
@@ -80,11 +80,11 @@ def read_data(split: Path) -> TrainingData:
     Raises:
         UserError: there is nothing to train on, or nothing to validate on.
     """
-    train, valid, test = (pl.read_parquet(split / f"{part}.parquet") for part in ("train", "valid", "test"))
+    train, valid = (pl.read_parquet(split / f"{part}.parquet") for part in ("train", "valid"))
     if train.is_empty():
         raise UserError("no training interactions are left", where="split", mend="loosen data.min_rating, data.k_core")
     histories = Sequences.from_frame(train, int(train[USER_INDEX].max()) + 1)  # type: ignore[arg-type]
-    return TrainingData(histories, build_cases(train, valid, test, "valid"))
+    return TrainingData(histories, build_cases(train, valid))
 
 
 def _tell(epoch: Epoch, progress: Progress) -> None:

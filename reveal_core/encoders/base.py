@@ -85,23 +85,6 @@ class EncoderSettings(Config):
         return ()
 
 
-def resolve_device(name: str) -> torch.device:
-    """The device that ``auto`` or an explicit name means.
-
-    Raises:
-        UserError: when there is no such device here.
-    """
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"cannot use {name!r}: {reason}", where="encoder.device", mend="use auto or cpu") from None
-
-
 @contextlib.contextmanager
 def inference(device: torch.device) -> Iterator[None]:
     """No gradients; float32 on a CPU, float16 arithmetic where the GPU has it (as the features are kept so)."""

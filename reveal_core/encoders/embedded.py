@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from reveal_core.encoders.base import Encoder, EncoderSettings, TimmEncoder, load_strictly, read_state, resolve_device
+from reveal_core.devices import resolve_device
+from reveal_core.encoders.base import Encoder, EncoderSettings, TimmEncoder, load_strictly, read_state
 from reveal_core.images import Preprocess
 from reveal_core.texts import MiniLm, missing_extra
 
@@ -32,7 +33,7 @@ class Embedded(EncoderSettings):
         import timm
 
         weights, _ = self.weights_files()
-        device = resolve_device(self.device)
+        device = resolve_device(self.device, where="encoder.device")
         model = timm.create_model(MODEL, pretrained=False)
         state = rename(read_state(weights, "encoder"), model.state_dict())
         load_strictly(model, state, what=MODEL, where="encoder")

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from reveal_core.devices import resolve_device
 from reveal_core.encoders.base import (
     STORED_DTYPE,
     Encoder,
@@ -17,7 +18,6 @@ from reveal_core.encoders.base import (
     as_patches,
     existing_file,
     inference,
-    resolve_device,
     sha256_file,
 )
 from reveal_core.errors import UserError
@@ -50,7 +50,7 @@ class OpenClip(EncoderSettings):
         import open_clip
 
         _check_architecture(self.model)
-        device = resolve_device(self.device)
+        device = resolve_device(self.device, where="encoder.device")
         tag: dict[str, Any] = {} if _is_path(self.pretrained) else _tag(self.model, self.pretrained)
         weights = _download(self.pretrained, tag) if tag else self.weights_files()[0]
         model = _create(self.model, weights, tag)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from reveal_core.config import runtime
+from reveal_core.devices import resolve_device
 from reveal_core.encoders.base import (
     Encoder,
     EncoderSettings,
@@ -16,7 +17,6 @@ from reveal_core.encoders.base import (
     existing_file,
     load_strictly,
     read_state,
-    resolve_device,
 )
 from reveal_core.errors import UserError
 from reveal_core.images import Preprocess, ResizeMode
@@ -59,7 +59,7 @@ class Timm(EncoderSettings):
             mend = f"did you mean {near[0]}?" if near else "see timm.list_models()"
             raise UserError(f"timm has no model {self.model!r}", where="encoder.model", mend=mend)
         weights = existing_file(self.weights, "encoder.weights")
-        device = resolve_device(self.device)
+        device = resolve_device(self.device, where="encoder.device")
         model = timm.create_model(self.model, pretrained=False, num_classes=0)
         classifier = model.pretrained_cfg.get("classifier") or ()
         heads = tuple(f"{name}." for name in ((classifier,) if isinstance(classifier, str) else classifier))

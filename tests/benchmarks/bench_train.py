@@ -11,11 +11,12 @@ import numpy as np
 import torch
 
 from reveal_core.batches import Batch, TrainingBatches
+from reveal_core.devices import resolve_device
 from reveal_core.evaluation import Cases
 from reveal_core.features import ItemFeatures
 from reveal_core.model import ModelConfig, build_model
 from reveal_core.sequences import Sequences
-from reveal_core.training import TrainConfig, TrainingData, fit, make_optimizer, resolve_device
+from reveal_core.training import TrainConfig, TrainingData, fit, make_optimizer
 
 NUM_USERS, NUM_ITEMS, HISTORY, REPEATS = 1500, 3700, 101, 3
 MODEL = ModelConfig(modalities=("id",))
@@ -41,7 +42,7 @@ def end_to_end(data: TrainingData) -> float:
 
 def bare(batch: Batch, num_steps: int) -> float:
     """Targets per second of the same number of steps, always on one batch that lies ready."""
-    device = resolve_device(CONFIG.device)
+    device = resolve_device(CONFIG.device, where="train.device")
     model = build_model(MODEL, ItemFeatures.from_frame(None, NUM_ITEMS), seed=0).to(device).train()
     optimizer, ready, generator = make_optimizer(model, CONFIG), batch.to(device), torch.Generator(device)
     started = time.perf_counter()

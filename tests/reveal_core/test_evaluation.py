@@ -17,6 +17,7 @@ from reveal_core.evaluation import (
     EvaluateConfig,
     Evaluation,
     Items,
+    Part,
     Popularity,
     build_cases,
     evaluate_model,
@@ -138,9 +139,9 @@ def log(users: list[list[int]], days: list[list[int]] | None = None) -> pl.DataF
 )
 def test_a_case_is_a_target_and_all_before_it(users: list[list[int]], config: SplitConfig) -> None:
     tables = split(log(users), config)
-    for part, table in (("valid", tables.valid), ("test", tables.test)):
-        cases = build_cases(tables.train, tables.valid, tables.test, part)  # type: ignore[arg-type]
-        asked = {row["user_index"]: row["position"] for row in table.filter("target").iter_rows(named=True)}
+    for read in ((tables.train, tables.valid), (tables.train, tables.valid, tables.test)):
+        cases = build_cases(*read)
+        asked = {row["user_index"]: row["position"] for row in read[-1].filter("target").iter_rows(named=True)}
         assert cases.user_index.tolist() == sorted(asked)
         for case, user in enumerate(cases.user_index.tolist()):
             history, target = users[user][: asked[user]], users[user][asked[user]]
@@ -151,13 +152,16 @@ def test_a_case_is_a_target_and_all_before_it(users: list[list[int]], config: Sp
 
 def test_two_targets_of_one_user_are_refused() -> None:
     tables = split(log([[1, 2, 3]]), LeaveLastOut())
-    with pytest.raises(ValueError, match="more than one test target"):
-        build_cases(tables.train, tables.valid, pl.concat([tables.test, tables.test]), "test")
+    with pytest.raises(ValueError, match="more than one target"):
+        build_cases(tables.train, tables.valid, pl.concat([tables.test, tables.test]))
 
 
 def evaluate(scorer: object, users: list[list[int]], num_items: int, **settings_: object) -> Evaluation:
     tables = split(log(users), LeaveLastOut())
-    cases = {part: build_cases(tables.train, tables.valid, tables.test, part) for part in ("valid", "test")}  # type: ignore[arg-type]
+    cases: dict[Part, Cases] = {
+        "valid": build_cases(tables.train, tables.valid),
+        "test": build_cases(tables.train, tables.valid, tables.test),
+    }
     counts = np.bincount(tables.train["item_index"].to_numpy(), minlength=num_items + 1)
     items = Items(counts, np.arange(num_items + 1) % 2 == 1)
     config = EvaluateConfig(**settings_)  # type: ignore[arg-type]
@@ -193,7 +197,7 @@ def test_popularity_by_hand() -> None:
     tables = split(log(USERS), LeaveLastOut())
     counts = np.bincount(tables.train["item_index"].to_numpy(), minlength=7)
     assert counts.tolist() == [0, 3, 2, 2, 0, 0, 0]
-    cases = build_cases(tables.train, tables.valid, tables.test, "test")
+    cases = build_cases(tables.train, tables.valid, tables.test)
     ranks = rank_cases(Popularity(counts), cases, max_seq_len=3)
     # User 0 has left 5, 6, both never clicked. User 1 is asked for 1 again, the most popular. User 2 has left
     # 2 and 3 before 5 and 6, and is asked for 3, which ties with 2.

@@ -82,7 +82,9 @@ def test_no_modality_drowns_the_others_at_the_start() -> None:
     tower = build_model(ModelConfig(), features, seed=0).tower
     items = torch.arange(1, 401)
     lengths = {name: part(items).norm(dim=1).mean().item() for name, part in tower.parts.items()}
-    assert max(lengths.values()) < 1.5 * min(lengths.values())
+    assert lengths["text"] == pytest.approx(lengths["image"], rel=0.15)
+    assert lengths["text"] == pytest.approx(ModelConfig().content_init * lengths["id"], rel=0.15)
+    assert ModelConfig().content_init < 5
 
 
 @torch.no_grad()
@@ -154,7 +156,15 @@ def test_a_model_cannot_read_what_the_items_do_not_have() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"modalities": ()}, {"modalities": ("id", "id")}, {"hidden_dim": 0}, {"max_seq_len": 0}, {"hidden_dim": 9}]
+    "bad",
+    [
+        {"modalities": ()},
+        {"modalities": ("id", "id")},
+        {"hidden_dim": 0},
+        {"max_seq_len": 0},
+        {"hidden_dim": 9},
+        {"content_init": 0.0},
+    ],
 )
 def test_impossible_settings_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError):

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import signal
@@ -26,12 +25,11 @@ from reveal_core.training import (
     TrainResult,
     fit,
     make_optimizer,
-    resolve_device,
     step_seed,
 )
 
 NUM_ITEMS = 12
-CONFIG = TrainConfig(max_epochs=4, batch_size=8, lr=0.01, device="cpu", checkpoint_every=2)
+CONFIG = TrainConfig(max_epochs=4, batch_size=30, lr=0.01, device="cpu", checkpoint_every=2)
 
 
 def cycle_data(num_users: int = 40) -> TrainingData:
@@ -115,13 +113,14 @@ def test_the_global_generator_neither_matters_nor_moves(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("changes", [{}, {"content": True, "loss": SampledSoftmax(num_negatives=5)}])
 def test_a_run_broken_anywhere_goes_on_to_the_same_end(tmp_path: Path, changes: dict[str, object]) -> None:
-    whole = fit(make_model(**changes), cycle_data(), CONFIG, 3, tmp_path / "whole")  # type: ignore[arg-type]
+    told: list[int] = []
+    whole = fit(make_model(**changes), cycle_data(), CONFIG, 3, tmp_path / "whole", told.append)  # type: ignore[arg-type]
+    assert len(told) > 4 * CONFIG.max_epochs
 
     class KilledError(Exception):
         pass
 
-    steps = CONFIG.max_epochs * math.ceil(40 / CONFIG.batch_size)
-    for last in range(1, steps, 3):
+    for last in range(1, len(told), 5):
         broken, done = tmp_path / f"broken{last}", 0
 
         def kill(targets: int) -> None:
@@ -132,7 +131,7 @@ def test_a_run_broken_anywhere_goes_on_to_the_same_end(tmp_path: Path, changes: 
 
         with pytest.raises(KilledError):
             fit(make_model(**changes), cycle_data(), CONFIG, 3, broken, on_progress=kill)  # type: ignore[arg-type]
-        told: list[int] = []
+        told = []
         resumed = fit(make_model(**changes), cycle_data(), CONFIG, 3, broken, told.append)  # type: ignore[arg-type]
         assert_same(resumed, whole)
         assert sum(told) == CONFIG.max_epochs * cycle_data().num_targets
@@ -200,18 +199,3 @@ def test_steps_have_seeds_of_their_own() -> None:
     seeds = {step_seed(seed, epoch, step) for seed in range(3) for epoch in range(10) for step in range(30)}
     assert len(seeds) == 900
     assert all(0 <= seed < 2**63 for seed in seeds)
-
-
-def test_devices() -> None:
-    assert resolve_device("cpu") == torch.device("cpu")
-    assert resolve_device("auto").type in ("cpu", "cuda")
-    with pytest.raises(UserError, match="no device 'abacus'"):
-        resolve_device("abacus")
-
-
-@pytest.mark.parametrize(
-    "bad", [{"max_epochs": 0}, {"lr": 0.0}, {"content_lr_scale": -1.0}, {"weight_decay": -0.1}, {"patience": 0}]
-)
-def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
-    with pytest.raises(ValueError):
-        TrainConfig(**bad)  # type: ignore[arg-type]

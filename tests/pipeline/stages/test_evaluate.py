@@ -75,7 +75,7 @@ def test_what_is_written_is_what_the_model_says(inputs: dict[str, Path], tmp_pat
     assert str(report["summary"]).startswith(f"test ndcg@10 {metrics['test']['ndcg@10']:.4f}")
 
     frames = (pl.read_parquet(inputs["split"] / f"{name}.parquet") for name in ("train", "valid", "test"))
-    cases = build_cases(*frames, "test")
+    cases = build_cases(*frames)
     per_user = pl.read_parquet(tmp_path / "per_user.parquet")
     assert per_user["user_id"].to_list() == ["u0", "u1", "u2", "u4"]
     assert per_user["test_item"].to_list() == [5, 9, 2, 17]

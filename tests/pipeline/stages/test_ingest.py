@@ -68,6 +68,7 @@ def run(ingest: Ingest, folder: Path) -> dict[str, Any]:
 
 def test_writes_the_canonical_tables_and_accounts_for_every_row(root: Path, tmp_path: Path) -> None:
     report = run(stage(root, min_rating=3), tmp_path / "w")
+    assert report.pop("summary").startswith("2 users, 3 items, 2 interactions, 1 dropped (no_rating)")
     assert {path.name for path in (tmp_path / "w/out").iterdir()} == set(TABLES)
     for name, schema in TABLES.items():
         assert dict(pl.read_parquet_schema(tmp_path / "w/out" / name)) == schema
