@@ -15,5 +15,5 @@ def test_names_and_auto() -> None:
 
 
 def test_a_device_that_is_not_there_is_the_users_to_mend() -> None:
-    with pytest.raises(UserError, match="train.device: no device 'abacus'"):
+    with pytest.raises(UserError, match=r"train\.device: no device 'abacus'"):
         resolve_device("abacus", where="train.device")
