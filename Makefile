@@ -53,10 +53,10 @@ check: $(READY) ## Lint, format and types
 	@$(BIN)/mypy
 
 test: $(READY) ## The fast tests (under a minute)
-	@$(BIN)/pytest -q -m "not slow and not real_data and not weights" $(ARGS)
+	@$(BIN)/pytest -q -n 2 -m "not slow and not real_data and not weights" $(ARGS)
 
 test-all: $(READY) ## Every test; those that need real data (REVEAL_DATA) or weights (REVEAL_WEIGHTS) skip without them
-	@$(BIN)/pytest -q -rs $(ARGS)
+	@$(BIN)/pytest -q -n 2 -rs $(ARGS)
 
 bench: $(READY) ## How close each part is to its limit, as ratios; also written to bench.json
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
