@@ -116,6 +116,10 @@ def _pair(size: int | Sequence[int]) -> tuple[int, int]:
 def _download(name: str, tag: dict[str, Any]) -> Path:
     from open_clip.pretrained import download_pretrained
 
+    # The hub's library also logs each failed attempt; the error below says all of it.
+    log = logging.getLogger("huggingface_hub")
+    level = log.level
+    log.setLevel(logging.CRITICAL)
     try:
         return Path(download_pretrained(tag))
     except (OSError, RuntimeError, ValueError) as error:
@@ -123,6 +127,8 @@ def _download(name: str, tag: dict[str, Any]) -> Path:
         mend = "connect to the network, or set encoder.pretrained to the path of a local checkpoint"
         what = f"the weights {name!r} cannot be downloaded: {reason[:160]}"
         raise UserError(what, where="encoder.pretrained", mend=mend) from None
+    finally:
+        log.setLevel(level)
 
 
 def _create(name: str, weights: Path, tag: dict[str, Any]) -> Any:

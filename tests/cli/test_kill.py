@@ -49,7 +49,17 @@ def manifest(tmp_path: Path) -> Path:
 
 
 def start(manifest: Path, workdir: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "cli.main", "run", "--manifest", str(manifest), "--workdir", str(workdir), "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "cli.main",
+        "run",
+        "--manifest",
+        str(manifest),
+        "--workdir",
+        str(workdir),
+        "--json",
+    ]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
