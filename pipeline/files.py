@@ -1,16 +1,15 @@
-"""Atomic writes, and digests of the user's files that are only recomputed when a file changed."""
+"""JSON files, and digests of the user's files that are only recomputed when a file changed."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sqlite3
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from reveal_core.atomic import atomic_path
 from reveal_core.errors import UserError
 
 
@@ -33,15 +32,6 @@ def digest_file(path: Path) -> str:
     return sha.hexdigest()
 
 
-def sync(path: Path) -> None:
-    """fsync a file or a folder."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def file_stamp(path: Path) -> str:
     """What changes when a file does: size, times and inode.
 
@@ -50,20 +40,6 @@ def file_stamp(path: Path) -> str:
     """
     stat = path.stat()
     return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_ino}"
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` to write to; on success it is fsynced and renamed, otherwise removed."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pipeline.files import atomic_path, digest_json, write_json
+from pipeline.files import digest_json, write_json
+from reveal_core.atomic import atomic_path
 
 Halves = npt.NDArray[np.float16]
 

@@ -41,7 +41,7 @@ class ModelConfig(Config):
     """What an item vector is the sum of; any non-empty subset."""
     loss: LossConfig = field(default=Softmax(), metadata={"discriminator": "kind"})
     """Training loss."""
-    content_init: float = 1.0
+    content_init: float = 2.0
     """Length of the projected text and image vectors at the start, in lengths of the id embedding.
 
     Measured together with ``train.content_lr_scale``: at the default initialisation of a linear layer content starts

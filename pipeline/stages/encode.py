@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.decoding import decoded_batches
-from pipeline.files import FileDigests, atomic_path
+from pipeline.files import FileDigests
 from pipeline.shards import ArrayStore, Halves
 from pipeline.stage import Report, Stage, Workspace
+from reveal_core.atomic import atomic_path
 from reveal_core.config import runtime
 from reveal_core.encoders import EncoderConfig
 from reveal_core.encoders.base import Encoder

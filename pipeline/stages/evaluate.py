@@ -10,8 +10,9 @@ from typing import ClassVar
 import numpy as np
 import polars as pl
 
-from pipeline.files import atomic_path, read_json, write_json
+from pipeline.files import read_json, write_json
 from pipeline.stage import Report, Stage, Workspace
+from reveal_core.atomic import atomic_path
 from reveal_core.checkpoint import load_model
 from reveal_core.config import runtime
 from reveal_core.devices import resolve_device

@@ -15,8 +15,9 @@ from typing import ClassVar
 
 import polars as pl
 
-from pipeline.files import FileDigests, atomic_path, file_stamp
+from pipeline.files import FileDigests, file_stamp
 from pipeline.stage import Report, Stage, Workspace
+from reveal_core.atomic import atomic_path
 from reveal_core.config import runtime
 from reveal_core.errors import UserError
 from reveal_core.images import ImageCheck, ImagesConfig, check_files, image_path

@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import polars as pl
 
-from pipeline.files import atomic_path, write_json
+from pipeline.files import write_json
 from pipeline.stage import Report, Stage, Workspace
+from reveal_core.atomic import atomic_path
 from reveal_core.errors import UserError
 from reveal_core.schema import TARGET, USER_INDEX
 from reveal_core.splits import LeaveLastOut, SplitConfig, split
