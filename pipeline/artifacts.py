@@ -22,8 +22,8 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.files import digest_file, digest_json, read_json, write_json
-from reveal_core.atomic import sync
+from pipeline.files import digest_json, read_json, write_json
+from reveal_core.disk import digest_file, sync
 from reveal_core.errors import LockedError, UserError
 
 RECEIPT = "receipt.json"

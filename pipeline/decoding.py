@@ -6,9 +6,10 @@ Workers send uint8 pixels through shared memory; a bounded number of batches wai
 from __future__ import annotations
 
 import hashlib
+import multiprocessing
 import os
-import sys
 from collections.abc import Iterator, Sequence
+from multiprocessing.context import BaseContext
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +50,16 @@ class _Batches(Dataset[tuple[list[str], Tensor, str | None]]):
         return [key for key, _ in batch], torch.from_numpy(pixels), None
 
 
+def _context() -> BaseContext:
+    """Forking this process, whose threads may hold locks, could deadlock; a server that has done nothing but the
+    imports forks workers at once and safely."""
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 def _start_worker(_: int) -> None:
     if hasattr(os, "nice"):
         os.nice(NICENESS)
@@ -70,8 +81,7 @@ def decoded_batches(
         batch_size=None,
         num_workers=num_workers,
         prefetch_factor=PREFETCH if num_workers else None,
-        # Workers only read, decode and resize; forking spares each of them seconds of imports.
-        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
+        multiprocessing_context=_context() if num_workers else None,
         worker_init_fn=_start_worker,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # else the loader draws a number from the global one

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from reveal_core.atomic import atomic_path
+from reveal_core.disk import atomic_path, digest_file
 from reveal_core.errors import UserError
 
 
@@ -21,15 +21,6 @@ def canonical_json(value: object) -> str:
 def digest_json(value: object) -> str:
     """sha256 of :func:`canonical_json`, in hex."""
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
-
-
-def digest_file(path: Path) -> str:
-    """sha256 of a file's bytes, in hex."""
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
 
 
 def file_stamp(path: Path) -> str:

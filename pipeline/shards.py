@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.files import digest_json, write_json
-from reveal_core.atomic import atomic_path
+from reveal_core.disk import atomic_path
 
 Halves = npt.NDArray[np.float16]
 

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from reveal_core.atomic import atomic_path
 from reveal_core.config import result_settings
+from reveal_core.disk import atomic_path
 from reveal_core.errors import UserError
 from reveal_core.features import ItemFeatures
 from reveal_core.model import ModelConfig, SequenceRecommender, build_model

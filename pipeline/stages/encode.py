@@ -18,8 +18,8 @@ from pipeline.decoding import decoded_batches
 from pipeline.files import FileDigests
 from pipeline.shards import ArrayStore, Halves
 from pipeline.stage import Report, Stage, Workspace
-from reveal_core.atomic import atomic_path
 from reveal_core.config import runtime
+from reveal_core.disk import atomic_path
 from reveal_core.encoders import EncoderConfig
 from reveal_core.encoders.base import Encoder
 from reveal_core.encoders.embedded import Embedded

@@ -12,10 +12,10 @@ import polars as pl
 
 from pipeline.files import read_json, write_json
 from pipeline.stage import Report, Stage, Workspace
-from reveal_core.atomic import atomic_path
 from reveal_core.checkpoint import load_model
 from reveal_core.config import runtime
 from reveal_core.devices import resolve_device
+from reveal_core.disk import atomic_path
 from reveal_core.evaluation import Cases, EvaluateConfig, Evaluation, Items, Part, build_cases, evaluate_model
 from reveal_core.features import ItemFeatures
 from reveal_core.model import ModelConfig

@@ -17,8 +17,8 @@ import polars as pl
 
 from pipeline.files import FileDigests, file_stamp
 from pipeline.stage import Report, Stage, Workspace
-from reveal_core.atomic import atomic_path
 from reveal_core.config import runtime
+from reveal_core.disk import atomic_path
 from reveal_core.errors import UserError
 from reveal_core.images import ImageCheck, ImagesConfig, check_files, image_path
 from reveal_core.schema import IMAGE_STATUSES, IMAGES, ITEM_ID, ITEM_INDEX

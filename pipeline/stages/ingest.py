@@ -12,8 +12,8 @@ import polars as pl
 from pipeline.adapters import AdapterConfig
 from pipeline.files import FileDigests
 from pipeline.stage import Report, Stage, Workspace
-from reveal_core.atomic import atomic_path
 from reveal_core.config import runtime
+from reveal_core.disk import atomic_path
 from reveal_core.interactions import Cleaned, Cleaning, clean
 
 

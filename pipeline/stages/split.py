@@ -11,7 +11,7 @@ import polars as pl
 
 from pipeline.files import write_json
 from pipeline.stage import Report, Stage, Workspace
-from reveal_core.atomic import atomic_path
+from reveal_core.disk import atomic_path
 from reveal_core.errors import UserError
 from reveal_core.schema import TARGET, USER_INDEX
 from reveal_core.splits import LeaveLastOut, SplitConfig, split

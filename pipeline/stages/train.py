@@ -71,7 +71,12 @@ class Train(Stage):
     def _features(self, inputs: Mapping[str, Path], num_items: int) -> ItemFeatures:
         if not self.model.uses_content:
             return ItemFeatures.from_frame(None, num_items)
-        return ItemFeatures.from_frame(pl.read_parquet(inputs["encode"] / "item_features.parquet"), num_items)
+        features = ItemFeatures.from_frame(pl.read_parquet(inputs["encode"] / "item_features.parquet"), num_items)
+        for modality, has in (("text", features.has_text), ("image", features.has_image)):
+            if modality in self.model.modalities and not has.any():
+                mend = f"leave {modality} out of model.modalities, or give the items some"
+                raise UserError(f"the model wants {modality}, and no item has any", where="model.modalities", mend=mend)
+        return features
 
 
 def read_data(split: Path) -> TrainingData:

@@ -6,13 +6,13 @@ Shape letters: B images or texts in a batch, P patches, E width of a patch, H an
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from reveal_core.config import Config, runtime
+from reveal_core.disk import digest_file
 from reveal_core.errors import UserError
 from reveal_core.images import Preprocess
 from reveal_core.texts import MiniLm
@@ -99,14 +99,6 @@ def as_patches(map_BEHW: torch.Tensor) -> torch.Tensor:
     return map_BEHW.flatten(2).transpose(1, 2)
 
 
-def sha256_file(path: Path) -> str:
-    sha = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            sha.update(block)
-    return sha.hexdigest()
-
-
 def existing_file(path: str, where: str) -> Path:
     """``path`` as a :class:`Path`.
 
@@ -188,7 +180,7 @@ class TimmEncoder:
         self._device, self._texts, self.preprocess = device, texts, preprocess
         self.image_fingerprint: dict[str, Any] = {
             "model": name,
-            "weights": sha256_file(weights),
+            "weights": digest_file(weights),
             "layer": "last",
             "preprocess": asdict(preprocess),
             "dtype": STORED_DTYPE,
@@ -197,7 +189,7 @@ class TimmEncoder:
         self.text_dim = 0
         if texts:
             self.text_dim = texts.dim
-            text_weights = sha256_file(texts.weights_file())
+            text_weights = digest_file(texts.weights_file())
             self.text_fingerprint = {"model": "all-MiniLM-L6-v2", "weights": text_weights, "dtype": STORED_DTYPE}
         probe = self.encode_images(torch.zeros(1, 3, *preprocess.size, dtype=torch.uint8))
         _, num_patches, self.patch_dim = probe.patches_BPE.shape

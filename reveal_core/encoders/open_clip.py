@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reveal_core.devices import resolve_device
+from reveal_core.disk import digest_file
 from reveal_core.encoders.base import (
     STORED_DTYPE,
     Encoder,
@@ -19,7 +20,6 @@ from reveal_core.encoders.base import (
     as_patches,
     existing_file,
     inference,
-    sha256_file,
 )
 from reveal_core.errors import UserError
 from reveal_core.images import Preprocess
@@ -64,7 +64,7 @@ class OpenClip(EncoderSettings):
             std=self.std or known["std"],
             fill=(known["fill_color"],) * 3,
         )
-        weights_sha256 = sha256_file(weights)
+        weights_sha256 = digest_file(weights)
         return OpenClipEncoder(model, _tokenizer(self.model), preprocess, device, (self.model, weights_sha256))
 
     def weights_files(self) -> tuple[Path, ...]:

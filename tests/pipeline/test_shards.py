@@ -146,7 +146,7 @@ def test_a_file_that_the_system_refuses_is_not_damaged(
 
 def test_a_kill_while_writing_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = open_store(tmp_path)
-    monkeypatch.setattr("reveal_core.atomic.sync", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("reveal_core.disk.sync", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         store.write([key(1)], arrays(1))
     assert open_store(tmp_path).missing([key(1)]) == [key(1)]

@@ -11,10 +11,11 @@ import polars as pl
 import pytest
 
 from pipeline.adapters.table import Catalogue, Log, Table
-from pipeline.files import FileDigests, digest_file
+from pipeline.files import FileDigests
 from pipeline.stage import Workspace
 from pipeline.stages.ingest import Ingest
 from reveal_core.config import result_settings
+from reveal_core.disk import digest_file
 from reveal_core.errors import UserError
 from reveal_core.interactions import Cleaning
 from reveal_core.schema import INTERACTIONS, ITEMS, USERS

@@ -152,3 +152,13 @@ def test_a_split_without_training_rows_is_one_clear_line(inputs: dict[str, Path]
     write_split([], tmp_path / "split")
     with pytest.raises(UserError, match="no training interactions"):
         run(STAGE, {**inputs, "split": tmp_path / "split"}, tmp_path / "work")
+
+
+def test_a_modality_that_no_item_has_is_one_clear_line(inputs: dict[str, Path], tmp_path: Path) -> None:
+    bare = tmp_path / "encode"
+    bare.mkdir()
+    table = pl.read_parquet(inputs["encode"] / "item_features.parquet")
+    nothing = pl.lit(None, table.schema["image_vector"]).alias("image_vector")
+    table.with_columns(nothing).write_parquet(bare / "item_features.parquet")
+    with pytest.raises(UserError, match="wants image, and no item has any"):
+        run(STAGE, {**inputs, "encode": bare}, tmp_path / "run")

@@ -1,7 +1,8 @@
-"""Atomic writes: a reader sees the old file or the new one, whole, whatever happens in between."""
+"""Digests of files, and atomic writes: a reader sees the old file or the new one, whole, whatever happens between."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,3 +30,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
         sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def digest_file(path: Path) -> str:
+    """sha256 of a file's bytes, in hex."""
+    sha = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
