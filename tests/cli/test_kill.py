@@ -22,7 +22,7 @@ data:
   root: {root}
   images: {{folder: images, pattern: "{{item_id}}.png"}}
 encoder: {{kind: fake, batch_size: 4}}
-model: {{hidden_dim: 16, max_seq_len: 8}}
+model: {{hidden_dim: 16, max_seq_len: 8, modalities: [id, image]}}
 train: {{max_epochs: 12, patience: 12, batch_size: 16, checkpoint_every: 3, device: cpu}}
 executor: {{kind: local, workers: 1}}
 """
