@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -99,15 +100,23 @@ class Encode(Stage):
         files = [(key, str(Path(str(self.folder), path))) for key, path in todo]
         keys: list[str] = []
         parts: list[tuple[Halves, Halves]] = []
-        with work.progress.track("encode images", len(files)) as advance:
+        with (
+            work.progress.track("encode images", len(files)) as advance,
+            ThreadPoolExecutor(1) as writer,  # the disk works while the model does
+        ):
+            written: Future[None] | None = None
             for batch_keys, pixels in decoded_batches(files, encoder.preprocess, self.encoder.batch_size, self.workers):
                 found = encoder.encode_images(pixels)
                 parts.append((_half(found.patches_BPE), _half(found.pooled_BE)))
                 keys += batch_keys
                 advance(len(batch_keys))
                 if len(keys) >= self._shard:
-                    _write_shard(store, keys, parts)
+                    if written is not None:
+                        written.result()  # at most one shard waits: memory stays bounded
+                    written = writer.submit(_write_shard, store, keys, parts)
                     keys, parts = [], []
+            if written is not None:
+                written.result()
             if keys:
                 _write_shard(store, keys, parts)
 
