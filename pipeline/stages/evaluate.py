@@ -44,12 +44,8 @@ class Evaluate(Stage):
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        content = ("encode",) if self._reads_content else ()
+        content = ("encode",) if self.model.uses_content else ()
         return ("ingest", "images", *content, "split", "train")
-
-    @property
-    def _reads_content(self) -> bool:
-        return self.model.modalities != ("id",)
 
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         catalogue = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID])
@@ -59,7 +55,7 @@ class Evaluate(Stage):
             "valid": build_cases(tables["train"], tables["valid"]),
             "test": build_cases(tables["train"], tables["valid"], tables["test"]),
         }
-        features = pl.read_parquet(inputs["encode"] / "item_features.parquet") if self._reads_content else None
+        features = pl.read_parquet(inputs["encode"] / "item_features.parquet") if self.model.uses_content else None
         device = resolve_device(self.device, where="train.device")
         model = load_model(inputs["train"], self.model, ItemFeatures.from_frame(features, catalogue.height))
         result = evaluate_model(
