@@ -17,6 +17,8 @@ COMMANDS = {
     "train": ("cli.train", "Run the stages up to the metrics."),
     "evaluate": ("cli.evaluate", "Bring the metrics up to date and show them."),
     "status": ("cli.status", "Say for each stage whether it is done, and if not, why."),
+    "ablate": ("cli.ablate", "Compare variants of a manifest under the same seeds."),
+    "tune": ("cli.tune", "Look for better settings, judged on validation."),
     "demo-data": ("cli.demo_data", "Draw a small shop: product photos and shoppers' logs."),
 }
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from pipeline.artifacts import Receipt
 from pipeline.runner import StageStatus
@@ -54,7 +57,7 @@ def print_status(console: Console, statuses: Sequence[StageStatus]) -> None:
 
 
 def print_metrics(console: Console, metrics: Mapping[str, Any]) -> None:
-    """The test metrics: the model, its slices, the baselines; then the protocol they hold under."""
+    """The test metrics: the model, also without each modality, baselines, slices; then the protocol they hold under."""
     shown = [name for name in SHOWN if name in metrics["test"]] or list(metrics["test"])[:5]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("test", no_wrap=True)
@@ -62,12 +65,17 @@ def print_metrics(console: Console, metrics: Mapping[str, Any]) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     users = metrics["protocol"].get("test_users")
     _add_row(table, "model", users, metrics["test"], shown, style="bold")
+    for name, parts in metrics["without"].items():
+        _add_row(table, f"model w/o {name}", users, parts["test"], shown)
     for name, row in metrics["baselines"].items():
         _add_row(table, name, users, row, shown)
     table.add_section()
     for name, row in metrics["slices"].items():
         _add_row(table, name.replace("_", " "), row["n"], row, shown, style="dim" if not row["n"] else None)
     console.print(table)
+    if len(metrics["shares"]) > 1:
+        shares = ", ".join(f"{name} {share:.2f}" for name, share in metrics["shares"].items())
+        console.print(f"shares of the item vectors' squared length: {shares}", markup=False, highlight=False)
     for key in ("split", "candidates", "masking", "ties"):
         if key in metrics["protocol"]:
             console.print(f"{key}: {metrics['protocol'][key]}", markup=False, highlight=False, soft_wrap=True)
@@ -78,3 +86,52 @@ def _add_row(
 ) -> None:
     cells = ["-" if row.get(key) is None else f"{row[key]:.4f}" for key in shown]
     table.add_row(name, "-" if users is None else f"{users:,}", *cells, style=style)
+
+
+def print_ablation(console: Console, result: Mapping[str, Any], folder: Path) -> None:
+    """A row for each variant; then the test's name, and every run that is not in the table."""
+    from pipeline.ablation_table import notes, table
+
+    columns, rows = table(result)
+    _print_rows(console, columns, rows, bold=result["reference"])
+    for note in (*notes(result), f"results: {folder}"):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_tuning(console: Console, result: Mapping[str, Any], folder: Path, most: int = 10) -> None:
+    """The best trials first, then what failed, then the best one as options to copy."""
+    metric, best = result["metric"], result["best"]
+    ranked = sorted(result["trials"], key=lambda row: row["valid"][metric], reverse=True)
+    rows = [
+        [str(row["trial"]), f"{row['valid'][metric]:.4f}", str(row["best_epoch"]), f"{row['seconds']:.1f}", _set(row)]
+        for row in ranked[:most]
+    ]
+    _print_rows(console, ["trial", f"valid {metric}", "best epoch", "train s", "settings"], rows, last_left=True)
+    if len(ranked) > most:
+        console.print(f"and {len(ranked) - most} more", markup=False)
+    for row in result["failed"]:
+        line = f"failed: trial {row['trial']} ({_set(row)}): {row['error']}"
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if best is not None:
+        options = " ".join(f"--set {shlex.quote(override)}" for override in best["set"]) or "none, the manifest's own"
+        console.print(f"best: {options}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"results: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _set(row: Mapping[str, Any]) -> str:
+    return " ".join(row["set"]) or "the manifest's own"
+
+
+def _print_rows(
+    console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], bold: str = "", last_left: bool = False
+) -> None:
+    """A table whose numbers are never cut short, however narrow the terminal or the log is."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for place, column in enumerate(columns):
+        left = place == 0 or (last_left and place == len(columns) - 1)
+        table.add_column(column, justify="left" if left else "right")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row), style="bold" if row[0] == bold else None)
+    needed = Measurement.get(console, console.options.update_width(10_000), table).maximum
+    console.width = max(console.width, needed)
+    console.print(table)

@@ -17,12 +17,13 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.adapters import AdapterConfig
+from reveal_core.balance.avl import AvlConfig
 from reveal_core.config import Config, runtime
 from reveal_core.encoders import EncoderConfig
 from reveal_core.encoders.embedded import Embedded
 from reveal_core.errors import UserError
 from reveal_core.evaluation import EvaluateConfig
-from reveal_core.extraction.static import Static
+from reveal_core.extraction.config import ExtractionConfig
 from reveal_core.images import ImagesConfig
 from reveal_core.interactions import Cleaning
 from reveal_core.model import ModelConfig
@@ -76,8 +77,9 @@ class Manifest(BaseModel):
     data: DataConfig
     encoder: EncoderConfig = Embedded()
     split: SplitConfig = LeaveLastOut()
-    extraction: Static = Static()
+    extraction: ExtractionConfig = ExtractionConfig()
     model: ModelConfig = ModelConfig()
+    avl: AvlConfig = AvlConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     executor: Local = Local()

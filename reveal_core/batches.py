@@ -25,7 +25,7 @@ class Batch:
     item_seq: Tensor
     """(B, L) int64, oldest first"""
     pos_items: Tensor
-    """(B, L) int64: the item after each input; 0 in the padding"""
+    """(B, L) int64: the item after each input; 0 in the padding and where it is not asked for"""
     seq_len: Tensor
     """(B,) int64, at least 1"""
 
@@ -41,25 +41,35 @@ class Windows:
     """(W,): the first input"""
     lengths: Int64s
     """(W,): inputs; the last one's target is the item just after the window"""
+    num_targets: Int64s
+    """(W,): inputs that ask for their target, the last ones; those before them are context"""
 
     def __len__(self) -> int:
         return len(self.starts)
 
 
-def cut_windows(sequences: Sequences, max_seq_len: int, rng: np.random.Generator) -> Windows:
+def cut_windows(sequences: Sequences, max_seq_len: int, stride: int, rng: np.random.Generator) -> Windows:
     """Cut the histories so that every item but a user's first is a target exactly once.
 
-    A history of at most ``max_seq_len`` inputs is one window. A longer one is cut at a random place and from there at
-    every ``max_seq_len`` inputs, so over the epochs an item is predicted from every length of history.
+    A history of at most ``max_seq_len`` inputs is one window. A longer one begins with a window of random length and
+    goes on in windows that end ``stride`` inputs later each, so over the epochs an item is predicted from histories of
+    different lengths: all with ``stride = max_seq_len``, full ones only with ``stride = 1`` (at ``max_seq_len`` times
+    the work).
+
+    Args:
+        stride: 1..max_seq_len.
     """
     inputs_U = np.maximum(sequences.lengths - 1, 0)
-    first_U = np.where(inputs_U > max_seq_len, rng.integers(1, max_seq_len + 1, size=len(inputs_U)), inputs_U)
-    count_U = (inputs_U > 0) + -(-(inputs_U - first_U) // max_seq_len)
+    first_U = rng.integers(max_seq_len - stride + 1, max_seq_len + 1, size=len(inputs_U))
+    first_U = np.where(inputs_U > max_seq_len, first_U, inputs_U)
+    count_U = (inputs_U > 0) + -(-(inputs_U - first_U) // stride)
     user_W = np.repeat(np.arange(len(inputs_U)), count_U)
     place_W = np.arange(len(user_W)) - np.repeat(np.cumsum(count_U) - count_U, count_U)
-    start_W = np.where(place_W == 0, 0, first_U[user_W] + (place_W - 1) * max_seq_len)
-    end_W = np.minimum(first_U[user_W] + place_W * max_seq_len, inputs_U[user_W])
-    return Windows(sequences.offsets[user_W] + start_W, end_W - start_W)
+    end_W = np.minimum(first_U[user_W] + place_W * stride, inputs_U[user_W])
+    asked_W = np.where(place_W == 0, 0, first_U[user_W] + (place_W - 1) * stride)
+    context_W = np.minimum(asked_W, max_seq_len - stride)
+    start_W = asked_W - context_W
+    return Windows(sequences.offsets[user_W] + start_W, end_W - start_W, end_W - asked_W)
 
 
 class TrainingBatches:
@@ -68,16 +78,20 @@ class TrainingBatches:
     Args:
         batch_size: targets in a batch, about: windows are added until there are so many. A batch of targets and not of
             users, so that a step weighs the same whether histories are long or short.
+        stride: see :func:`cut_windows`; ``None`` = ``max_seq_len``.
     """
 
-    def __init__(self, sequences: Sequences, max_seq_len: int, batch_size: int, seed: int) -> None:
+    def __init__(
+        self, sequences: Sequences, max_seq_len: int, batch_size: int, seed: int, stride: int | None = None
+    ) -> None:
         self._sequences = sequences
         self._max_seq_len, self._batch_size, self._seed = max_seq_len, batch_size, seed
+        self._stride = min(stride or max_seq_len, max_seq_len)
 
     def epoch(self, epoch: int) -> EpochBatches:
         rng = np.random.default_rng((self._seed, epoch))
-        windows = cut_windows(self._sequences, self._max_seq_len, rng)
-        return EpochBatches(self._sequences.items, windows, _order(windows.lengths, self._batch_size, rng))
+        windows = cut_windows(self._sequences, self._max_seq_len, self._stride, rng)
+        return EpochBatches(self._sequences.items, windows, _order(windows, self._batch_size, rng))
 
 
 @dataclass(frozen=True)
@@ -99,15 +113,17 @@ class EpochBatches:
         inside_BL = column_L < length_B[:, None]
         place_BL = np.where(inside_BL, self.windows.starts[member_B][:, None] + column_L, 0)
         item_seq_BL = np.where(inside_BL, self.items[place_BL], PADDING).astype(np.int64)
-        pos_items_BL = np.where(inside_BL, self.items[place_BL + 1], PADDING).astype(np.int64)
+        asked_BL = inside_BL & (column_L >= (length_B - self.windows.num_targets[member_B])[:, None])
+        pos_items_BL = np.where(asked_BL, self.items[place_BL + 1], PADDING).astype(np.int64)
         return Batch(torch.from_numpy(item_seq_BL), torch.from_numpy(pos_items_BL), torch.from_numpy(length_B))
 
 
-def _order(lengths: Int64s, batch_size: int, rng: np.random.Generator) -> list[Int64s]:
+def _order(windows: Windows, batch_size: int, rng: np.random.Generator) -> list[Int64s]:
     """A random order of batches, each of windows of similar length, so that little of it is padding."""
-    order = rng.permutation(len(lengths))
-    pool = np.cumsum(lengths[order]) // (batch_size * _POOL_BATCHES)
-    order = order[np.lexsort((lengths[order], pool))]
-    batch = (np.cumsum(lengths[order]) - lengths[order]) // batch_size
+    order = rng.permutation(len(windows))
+    pool = np.cumsum(windows.num_targets[order]) // (batch_size * _POOL_BATCHES)
+    order = order[np.lexsort((windows.lengths[order], pool))]
+    num_targets = windows.num_targets[order]
+    batch = (np.cumsum(num_targets) - num_targets) // batch_size
     batches = np.split(order, np.flatnonzero(np.diff(batch)) + 1) if len(order) else []
     return [batches[place] for place in rng.permutation(len(batches))]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,11 +54,8 @@ def load_model(folder: Path, config: ModelConfig, features: ItemFeatures) -> Seq
 class TrainState:
     """All that training needs to go on: position alone determines its randomness, so no generator is kept."""
 
-    weights: dict[str, Tensor]
-    optimizer: dict[str, Tensor]
-    """``<number of the parameter>.<name>``"""
-    best_weights: dict[str, Tensor]
-    """empty before the first validation"""
+    tensors: dict[str, dict[str, Tensor]]
+    """by group (``weights``, ``optimizer``, ``best_weights``, ...) and name; an empty group is not kept"""
     position: dict[str, Any]
     """JSON: the next epoch and step, sums, history"""
 
@@ -67,10 +63,9 @@ class TrainState:
 def save_state(folder: Path, state: TrainState) -> None:
     """One file, replaced in one step: a kill leaves the old state or the new one."""
     tensors = {
-        f"{field.name}/{name}": tensor.detach().cpu().contiguous()
-        for field in dataclasses.fields(state)
-        if field.name != "position"
-        for name, tensor in getattr(state, field.name).items()
+        f"{group}/{name}": tensor.detach().cpu().contiguous()
+        for group, named in state.tensors.items()
+        for name, tensor in named.items()
     }
     folder.mkdir(parents=True, exist_ok=True)
     _write(folder / _STATE, save(tensors, metadata={"position": json.dumps(state.position, allow_nan=False)}))
@@ -81,13 +76,13 @@ def load_state(folder: Path) -> TrainState | None:
     path = folder / _STATE
     if not path.exists():
         return None
-    groups: dict[str, dict[str, Tensor]] = {"weights": {}, "optimizer": {}, "best_weights": {}}
+    groups: dict[str, dict[str, Tensor]] = {}
     with safe_open(path, framework="pt") as file:
         position = json.loads(file.metadata()["position"])
         for key in file.keys():  # noqa: SIM118 - not a mapping
             group, _, name = key.partition("/")
-            groups[group][name] = file.get_tensor(key)
-    return TrainState(position=position, **groups)
+            groups.setdefault(group, {})[name] = file.get_tensor(key)
+    return TrainState(groups, position)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -153,6 +153,29 @@ def rank_cases(
     return ranks_M
 
 
+def top_lists(
+    scorer: Scorer,
+    histories: Sequences,
+    k: int,
+    *,
+    max_seq_len: int,
+    batch_size: int = 1024,
+    device: torch.device | str = "cpu",
+) -> tuple[Float32s, Int64s, Float32s]:
+    """What would be shown: the item vectors (N, D), and the top k of each of M histories, without its own items.
+
+    Returns:
+        The item vectors; (M, k) item_index, best first, 0 where there are no more items; (M, k) scores.
+    """
+    device = torch.device(device)
+    with torch.inference_mode():
+        item_vectors_ND = scorer.item_vectors()[1:].float().cpu().numpy()
+        queries_MD = np.empty((len(histories), item_vectors_ND.shape[1]), dtype=np.float32)
+        for rows, queries_BD in _queries(scorer, histories, max_seq_len, batch_size, device):
+            queries_MD[rows] = queries_BD.cpu().numpy()
+    return item_vectors_ND, *search(build_index(item_vectors_ND), queries_MD, k, histories)
+
+
 @dataclass(frozen=True)
 class Items:
     """What slices and list metrics need to know of the catalogue, by item_index (row 0 is padding)."""
@@ -172,7 +195,7 @@ class Evaluation:
     """All that is known of one model: the numbers for people, and what they were made of."""
 
     metrics: dict[str, Any]
-    """The contents of metrics.json."""
+    """What metrics.json says of any model."""
     ranks: dict[Part, Floats]
     """(M,) for each part"""
     popularity_ranks: Floats
@@ -235,12 +258,9 @@ class _Judge:
 
     def lists(self, scorer: Scorer, histories: Sequences) -> tuple[Float32s, Int64s, Float32s]:
         """The item vectors (N, D), and the top max(ks) of each history without its own items, with scores."""
-        with torch.inference_mode():
-            item_vectors_ND = scorer.item_vectors()[1:].float().cpu().numpy()
-            queries_MD = np.empty((len(histories), item_vectors_ND.shape[1]), dtype=np.float32)
-            for rows, queries_BD in _queries(scorer, histories, self.max_seq_len, self.config.batch_size, self.device):
-                queries_MD[rows] = queries_BD.cpu().numpy()
-        return item_vectors_ND, *search(build_index(item_vectors_ND), queries_MD, max(self.config.ks), histories)
+        size = self.config.batch_size
+        k, device = max(self.config.ks), self.device
+        return top_lists(scorer, histories, k, max_seq_len=self.max_seq_len, batch_size=size, device=device)
 
     def means(self, ranks_M: Floats, lists_MK: Int64s) -> dict[str, float | None]:
         means = mean_metrics(ranks_M, self.config.ks)

@@ -5,6 +5,7 @@ Shapes: N items (rows 1..N, row 0 is padding), T text width, V image width.
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,10 @@ class ItemFeatures:
         text, has_text = _standardised(frame["text_vector"])
         image, has_image = _standardised(frame["image_vector"])
         return cls(text=text, image=image, has_text=has_text, has_image=has_image)
+
+    def with_images(self, image: Tensor) -> ItemFeatures:
+        """The same with other visual vectors, (N + 1, V), taken as they are."""
+        return dataclasses.replace(self, image=image)
 
 
 def standardise(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -5,6 +5,7 @@ B sequences, L places, N items (row 0 is padding), K chosen items, D hidden widt
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -102,10 +103,30 @@ class ItemTower(nn.Module):
             parts["image"] = Projection(features.image, features.has_image, config.hidden_dim, std)
         self.parts = nn.ModuleDict(parts)
 
-    def forward(self, items_K: Tensor) -> Tensor:
+    def by_modality(self, items_K: Tensor) -> dict[str, Tensor]:
+        """What each modality adds to the items' vectors: (K,) item indices -> (K, D) each; zero for the padding."""
+        real_K1 = (items_K != PADDING)[:, None]
+        return {name: part(items_K) * real_K1 for name, part in self.parts.items()}
+
+    def project_images(self, vectors_KV: Tensor) -> Tensor:
+        """What images with these visual vectors add to their items' vectors: (K, V) -> (K, D)."""
+        projected_KD: Tensor = self.parts["image"].linear(vectors_KV)  # type: ignore[operator]
+        return projected_KD
+
+    def forward(self, items_K: Tensor, without: Collection[str] = ()) -> Tensor:
         """(K,) item indices -> (K, D); the padding item's vector is zero."""
-        total_KD: Tensor = torch.stack([part(items_K) for part in self.parts.values()]).sum(dim=0)
-        return total_KD * (items_K != PADDING)[:, None]
+        parts = [part_KD for name, part_KD in self.by_modality(items_K).items() if name not in without]
+        return torch.stack(parts).sum(dim=0)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """A batch's loss as a function of the item vectors: so one batch can be scored with several of them."""
+
+    items_K: Tensor  # noqa: N815
+    """(K,) the items whose vectors are asked for; each once"""
+    loss: Callable[[Tensor], Tensor]
+    """(K, D) -> the mean loss over the batch's targets"""
 
 
 class SequenceRecommender(nn.Module):
@@ -118,41 +139,63 @@ class SequenceRecommender(nn.Module):
         self.tower = ItemTower(config, features)
         self.backbone = config.backbone.build(config.hidden_dim, config.max_seq_len)
 
-    def item_vectors(self) -> Tensor:
+    def item_vectors(self, without: Collection[str] = ()) -> Tensor:
         """(N + 1, D) float32"""
-        vectors: Tensor = self.tower(torch.arange(self.num_items + 1, device=self.device))
+        vectors: Tensor = self.tower(self.all_items, without)
         return vectors
 
-    def query_vectors(self, item_seq_BL: Tensor, seq_len_B: Tensor) -> Tensor:
+    def query_vectors(self, item_seq_BL: Tensor, seq_len_B: Tensor, without: Collection[str] = ()) -> Tensor:
         """(B, D) float32: the backbone's output at each sequence's last item."""
         # The tower runs once for each distinct item: never for more than the catalogue.
         items_K, place_BL = torch.unique(item_seq_BL, return_inverse=True)
-        h_BLD = self.backbone(functional.embedding(place_BL, self.tower(items_K)), seq_len_B)
+        h_BLD = self.backbone(functional.embedding(place_BL, self.tower(items_K, without)), seq_len_B)
         last_B = (seq_len_B - 1).clamp(min=0)
         queries_BD: Tensor = h_BLD[torch.arange(len(last_B), device=last_B.device), last_B]
         return queries_BD
 
-    def training_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """The mean loss over the batch's targets."""
+    def scoring(self, batch: Batch, generator: torch.Generator) -> Scoring:
+        """What the batch asks, with the negatives that ``generator`` draws where the loss samples them."""
         asked_BL = batch.pos_items != PADDING
         targets_T = batch.pos_items[asked_BL]
         if isinstance(self.config.loss, SampledSoftmax):
             return self._sampled(batch, asked_BL, targets_T, self.config.loss.num_negatives, generator)
-        table_ND = self.item_vectors()
-        h_BLD = self.backbone(functional.embedding(batch.item_seq, table_ND), batch.seq_len)
-        return softmax_loss(h_BLD[asked_BL], table_ND[1:], targets_T - 1)
+
+        def loss(table_ND: Tensor) -> Tensor:
+            h_BLD = self.backbone(functional.embedding(batch.item_seq, table_ND), batch.seq_len)
+            return softmax_loss(h_BLD[asked_BL], table_ND[1:], targets_T - 1)
+
+        return Scoring(self.all_items, loss)
+
+    def training_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
+        """The mean loss over the batch's targets."""
+        scoring = self.scoring(batch, generator)
+        return scoring.loss(self.tower(scoring.items_K))
 
     def _sampled(
         self, batch: Batch, asked_BL: Tensor, targets_T: Tensor, num_negatives: int, generator: torch.Generator
-    ) -> Tensor:
+    ) -> Scoring:
         negatives_K = draw_negatives(num_negatives, self.num_items, generator)
         needed = torch.cat([batch.item_seq.flatten(), targets_T, negatives_K])
         items, place = torch.unique(needed, return_inverse=True)
-        vectors = functional.embedding(place, self.tower(items))
         sizes = [batch.item_seq.numel(), len(targets_T), num_negatives]
-        x, positives_TD, negatives_KD = torch.split(vectors, sizes)
-        h_BLD = self.backbone(x.view(*batch.item_seq.shape, -1), batch.seq_len)
-        return sampled_softmax_loss(h_BLD[asked_BL], positives_TD, negatives_KD, targets_T, negatives_K, self.num_items)
+
+        def loss(vectors: Tensor) -> Tensor:
+            x, positives_TD, negatives_KD = torch.split(functional.embedding(place, vectors), sizes)
+            h_BLD = self.backbone(x.view(*batch.item_seq.shape, -1), batch.seq_len)
+            return sampled_softmax_loss(
+                h_BLD[asked_BL], positives_TD, negatives_KD, targets_T, negatives_K, self.num_items
+            )
+
+        return Scoring(items, loss)
+
+    def show_images(self, vectors_NV: Tensor) -> None:
+        """Replace the items' visual vectors, (N + 1, V): extraction has learned."""
+        self.tower.parts["image"].vectors.copy_(vectors_NV)  # type: ignore[operator]
+
+    @property
+    def all_items(self) -> Tensor:
+        """(N + 1,) the padding and every item"""
+        return torch.arange(self.num_items + 1, device=self.device)
 
     @property
     def device(self) -> torch.device:
@@ -165,6 +208,20 @@ class SequenceRecommender(nn.Module):
             if modality in self.tower.parts:
                 owners[modality] = list(self.tower.parts[modality].parameters())
         return {**owners, "shared": list(self.backbone.parameters())}
+
+
+@dataclass(frozen=True)
+class Without:
+    """A model that scores as if it did not know some modalities: what it loses tells what they are worth to it."""
+
+    model: SequenceRecommender
+    modalities: tuple[Modality, ...]
+
+    def item_vectors(self) -> Tensor:
+        return self.model.item_vectors(self.modalities)
+
+    def query_vectors(self, item_seq_BL: Tensor, seq_len_B: Tensor) -> Tensor:
+        return self.model.query_vectors(item_seq_BL, seq_len_B, self.modalities)
 
 
 def build_model(config: ModelConfig, features: ItemFeatures, seed: int) -> SequenceRecommender:

@@ -98,6 +98,24 @@ class Sequences:
         return item_seq_BL, lengths
 
 
+@dataclass(frozen=True)
+class TrainingHistories:
+    """Histories that carry where they come from: learning and feedback take nothing else.
+
+    Raises:
+        ValueError: they come from another part of the split than the training interactions.
+    """
+
+    sequences: Sequences
+    """row ``u`` = user ``u``'s training items"""
+    part: str
+    """what the table that they were read from says of itself"""
+
+    def __post_init__(self) -> None:
+        if self.part != "train":
+            raise ValueError(f"histories of the part {self.part!r}: only training interactions may be learned")
+
+
 def join_rows(first: Sequences, second: Sequences) -> Sequences:
     """Row by row, ``first`` followed by ``second``: the histories of U users grow by what came later.
 

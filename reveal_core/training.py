@@ -7,7 +7,7 @@ same weights, bit for bit (on one kind of device and number of threads).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from reveal_core.batches import Batch, TrainingBatches
+from reveal_core.balance.avl import Avl, AvlConfig
+from reveal_core.batches import TrainingBatches
 from reveal_core.checkpoint import TrainState, load_state, optimizer_tensors, restore_optimizer, save_state
 from reveal_core.config import Config, runtime
 from reveal_core.devices import resolve_device
 from reveal_core.errors import UserError
 from reveal_core.evaluation import Cases, rank_cases
+from reveal_core.extraction.alternation import Alternation, Round
 from reveal_core.metrics import mean_metrics
-from reveal_core.model import SequenceRecommender
+from reveal_core.model import Modality, SequenceRecommender
 from reveal_core.schema import PADDING
-from reveal_core.sequences import Sequences
+from reveal_core.sequences import TrainingHistories
+from reveal_core.steps import Learner, Tally, make_optimizer, step_seed, train_step
 
 METRIC = "ndcg@10"
 
@@ -38,6 +41,11 @@ class TrainConfig(Config):
     """Passes over the training interactions, at most."""
     batch_size: int = 2048
     """Interactions predicted in a step, about."""
+    window_stride: int | None = None
+    """Interactions predicted from one window of a long history; null = ``model.max_seq_len``.
+
+    Smaller ones overlap, so predictions are learned from longer histories, at ``max_seq_len / window_stride`` the work.
+    """
     lr: float = 1e-3
     """Learning rate."""
     content_lr_scale: float = 0.1
@@ -60,6 +68,8 @@ class TrainConfig(Config):
         for name in ("max_epochs", "batch_size", "patience", "eval_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
+        if self.window_stride is not None and self.window_stride < 1:
+            raise ValueError("window_stride must be at least 1, or null")
         if not (self.lr > 0 and self.content_lr_scale > 0 and self.weight_decay >= 0):
             raise ValueError("lr and content_lr_scale must be positive, weight_decay not negative")
 
@@ -68,13 +78,13 @@ class TrainConfig(Config):
 class TrainingData:
     """What a model learns from and is chosen by."""
 
-    train: Sequences
+    train: TrainingHistories
     valid: Cases
 
     @property
     def num_targets(self) -> int:
         """Targets of an epoch: every interaction but each user's first."""
-        return int(np.maximum(self.train.lengths - 1, 0).sum())
+        return int(np.maximum(self.train.sequences.lengths - 1, 0).sum())
 
 
 @dataclass(frozen=True)
@@ -87,6 +97,8 @@ class Epoch:
     """mean over the epoch's targets"""
     valid: dict[str, float] | None
     """``None`` where there was no validation after this epoch"""
+    measured: dict[str, float]
+    """means over the epoch: ``gradient/<owner>``, ``update/<owner>`` (norms), ``avl/K``, ``avl/delta``"""
 
 
 @dataclass(frozen=True)
@@ -96,6 +108,8 @@ class TrainResult:
     weights: dict[str, Tensor]
     history: list[Epoch]
     best_epoch: int
+    rounds: list[Round]
+    """of learned extraction; the extraction itself is back at the best epoch too"""
 
 
 @dataclass
@@ -110,36 +124,10 @@ class _Position:
     best_epoch: int = 0
     bad_validations: int = 0
     history: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-
-
-def make_optimizer(model: SequenceRecommender, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW with the content projections in a group of their own."""
-    owners = model.parameters_by_modality()
-    content = config.lr * config.content_lr_scale
-    groups = [
-        {"params": owners["id"] + owners["shared"], "lr": config.lr},
-        {"params": owners["text"], "lr": content},
-        {"params": owners["image"], "lr": content},
-    ]
-    return torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=config.weight_decay)
-
-
-def step_seed(seed: int, epoch: int, step: int) -> int:
-    """63 bits that are as good as independent between steps."""
-    return int(np.random.SeedSequence((seed, epoch, step)).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def train_step(model: SequenceRecommender, optimizer: torch.optim.Optimizer, batch: Batch, seed: int) -> Tensor:
-    """One update; the loss before it, detached. All randomness comes from ``seed``."""
-    device = model.device
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        generator = torch.Generator(device).manual_seed(seed)
-        loss = model.training_loss(batch, generator)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-    return loss.detach()
+    tally: dict[str, Any] = dataclasses.field(default_factory=dict)
+    avl: dict[str, Any] = dataclasses.field(default_factory=dict)
+    alternation: dict[str, Any] = dataclasses.field(default_factory=dict)
+    best_alternation: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
 def validate(model: SequenceRecommender, cases: Cases) -> dict[str, float]:
@@ -157,6 +145,11 @@ def validate(model: SequenceRecommender, cases: Cases) -> dict[str, float]:
     return {name: value for name, value in mean_metrics(ranks_M, [10]).items() if value is not None}
 
 
+def make_avl(config: AvlConfig, modalities: Collection[Modality]) -> Avl | None:
+    """``None`` when it is off, or when images have nothing to be balanced against."""
+    return Avl(config) if config.enabled and "image" in modalities and len(modalities) > 1 else None
+
+
 def fit(
     model: SequenceRecommender,
     data: TrainingData,
@@ -165,6 +158,9 @@ def fit(
     resume_dir: Path,
     on_progress: Callable[[int], None] = lambda targets: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    *,
+    avl: Avl | None = None,
+    alternation: Alternation | None = None,
 ) -> TrainResult:
     """Train until validation stops getting better.
 
@@ -174,11 +170,13 @@ def fit(
             would have.
         on_progress: told the number of targets done, also those of the run that was killed.
         on_epoch: told every epoch as it ends.
+        avl: reweights visual learning; ``None`` = nobody does.
+        alternation: learns the extraction between epochs; ``None`` = the visual vectors stay as they are.
 
     Raises:
         UserError: there is nothing to train on, or the loss is no longer a number.
     """
-    return _Training(model, data, config, seed, resume_dir, on_progress, on_epoch).run()
+    return _Training(model, data, config, seed, resume_dir, on_progress, on_epoch, avl, alternation).run()
 
 
 class _Training:
@@ -193,29 +191,41 @@ class _Training:
         resume_dir: Path,
         on_progress: Callable[[int], None],
         on_epoch: Callable[[Epoch], None],
+        avl: Avl | None,
+        alternation: Alternation | None,
     ) -> None:
         self.device = resolve_device(config.device, where="train.device")
         self.model = model.to(self.device).train()
-        self.optimizer = make_optimizer(model, config)
+        optimizer = make_optimizer(model, config.lr, config.content_lr_scale, config.weight_decay)
+        self.learner, self.alternation = Learner(optimizer, avl), alternation
         self.config, self.seed, self.resume_dir = config, seed, resume_dir
         self.on_progress, self.on_epoch = on_progress, on_epoch
         self.valid, self.num_targets = data.valid, data.num_targets
-        self.batches = TrainingBatches(data.train, model.config.max_seq_len, config.batch_size, seed)
+        self.batches = TrainingBatches(
+            data.train.sequences, model.config.max_seq_len, config.batch_size, seed, config.window_stride
+        )
         if not data.num_targets:
             raise UserError("no user has two training interactions", where="split", mend="loosen the filters")
         if not len(data.valid):
             raise UserError("there is nothing to validate on", where="split", mend="choose a split with validation")
-        self.at = _Position()
+        self.at, self.tally = _Position(), Tally()
         self.best_weights: dict[str, Tensor] = {}
+        self.best_extractor: dict[str, Tensor] = {}
         self.loss_sum = torch.zeros((), dtype=torch.float64, device=self.device)
         self._restore()
 
     def run(self) -> TrainResult:
         while self.at.epoch < self.config.max_epochs and self.at.bad_validations < self.config.patience:
+            if self.alternation is not None and self.at.step == 0:
+                self.alternation.before_epoch(self.at.epoch, self.model, self._save, lambda: self._validate()[METRIC])
             self._run_steps()
             self._end_epoch()
+        rounds = []
+        if self.alternation is not None:
+            rounds = self.alternation.rounds
+            self.alternation.load(self.at.best_alternation, self.best_extractor)
         history = [Epoch(**line) for line in self.at.history]
-        return TrainResult(self.best_weights, history, self.at.best_epoch)
+        return TrainResult(self.best_weights, history, self.at.best_epoch, rounds)
 
     def _run_steps(self) -> None:
         at, batches = self.at, self.batches.epoch(self.at.epoch)
@@ -223,9 +233,10 @@ class _Training:
             batch = batches[at.step]
             num_targets = int((batch.pos_items != PADDING).sum())
             seed = step_seed(self.seed, at.epoch, at.step)
-            loss = train_step(self.model, self.optimizer, batch.to(self.device), seed)
+            update = train_step(self.model, self.learner, batch.to(self.device), seed, at.step)
             # Summed on the device: reading each loss would make a GPU wait at every step.
-            self.loss_sum += loss.double() * num_targets
+            self.loss_sum += update.loss.double() * num_targets
+            self.tally.add(update.measured)
             at.num_targets += num_targets
             at.step += 1
             self.on_progress(num_targets)
@@ -239,17 +250,26 @@ class _Training:
         at.epoch, at.step, at.num_targets = at.epoch + 1, 0, 0
         self.loss_sum.zero_()
         asked = at.epoch % self.config.eval_every == 0 or at.epoch == self.config.max_epochs
-        line = Epoch(at.epoch, train_loss, validate(self.model, self.valid) if asked else None)
+        line = Epoch(at.epoch, train_loss, self._validate() if asked else None, self.tally.means())
+        self.tally = Tally()
         if line.valid is not None:
             self._judge(line.valid[METRIC])
         at.history.append(dataclasses.asdict(line))
         self._save()
         self.on_epoch(line)
 
+    def _validate(self) -> dict[str, float]:
+        return validate(self.model, self.valid)
+
     def _judge(self, metric: float) -> None:
         if metric > self.at.best_metric:
             self.at.best_metric, self.at.best_epoch, self.at.bad_validations = metric, self.at.epoch, 0
-            self.best_weights = {name: x.detach().cpu().clone() for name, x in self.model.state_dict().items()}
+            self.best_weights = _copied(self.model.state_dict())
+            if self.alternation is not None:
+                self.best_extractor, self.at.best_alternation = (
+                    _copied(self.alternation.weights()),
+                    self.alternation.dump(),
+                )
         else:
             self.at.bad_validations += 1
 
@@ -263,21 +283,36 @@ class _Training:
 
     def _save(self) -> None:
         self._check()
-        self.at.loss_sum = float(self.loss_sum)
-        state = TrainState(
-            weights=self.model.state_dict(),
-            optimizer=optimizer_tensors(self.optimizer),
-            best_weights=self.best_weights,
-            position=dataclasses.asdict(self.at),
-        )
-        save_state(self.resume_dir, state)
+        at, avl, alternation = self.at, self.learner.avl, self.alternation
+        at.loss_sum, at.tally = float(self.loss_sum), dataclasses.asdict(self.tally)
+        at.avl = avl.dump() if avl is not None else {}
+        tensors = {
+            "weights": self.model.state_dict(),
+            "optimizer": optimizer_tensors(self.learner.optimizer),
+            "best_weights": self.best_weights,
+        }
+        if alternation is not None:
+            at.alternation = alternation.dump()
+            tensors |= {"best_extractor": self.best_extractor, **alternation.tensors()}
+        save_state(self.resume_dir, TrainState(tensors, dataclasses.asdict(at)))
 
     def _restore(self) -> None:
         state = load_state(self.resume_dir)
         if state is None:
             return
-        self.model.load_state_dict(state.weights)
-        restore_optimizer(self.optimizer, state.optimizer)
-        self.best_weights, self.at = state.best_weights, _Position(**state.position)
+        groups = state.tensors
+        self.model.load_state_dict(groups["weights"])
+        restore_optimizer(self.learner.optimizer, groups["optimizer"])
+        self.best_weights, self.at = groups.get("best_weights", {}), _Position(**state.position)
+        self.tally = Tally(**self.at.tally)
+        if self.learner.avl is not None:
+            self.learner.avl.load(self.at.avl)
+        if self.alternation is not None:
+            self.best_extractor = groups.get("best_extractor", {})
+            self.alternation.resume(self.at.alternation, groups, self.model)
         self.loss_sum.fill_(self.at.loss_sum)
         self.on_progress(self.at.epoch * self.num_targets + self.at.num_targets)
+
+
+def _copied(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}

@@ -10,7 +10,9 @@ from pipeline.stages.images import Images
 from pipeline.stages.ingest import Ingest
 from pipeline.stages.split import Split
 from pipeline.stages.train import Train
+from reveal_core.balance.avl import AvlConfig
 from reveal_core.errors import UserError
+from reveal_core.extraction.config import ExtractionConfig
 
 
 def plan(manifest: Manifest) -> list[Stage]:
@@ -20,6 +22,7 @@ def plan(manifest: Manifest) -> list[Stage]:
         UserError: when the model wants images and the manifest does not say where they are.
     """
     data, workers = manifest.data, manifest.executor.num_workers
+    extraction = _extraction(manifest)
     folder = _image_folder(manifest)
     return [
         Ingest(adapter=data.adapter, cleaning=data.cleaning, root=data.root),
@@ -29,11 +32,36 @@ def plan(manifest: Manifest) -> list[Stage]:
             folder=folder,
             workers=workers,
         ),
-        Encode(encoder=manifest.encoder, folder=folder, workers=workers),
+        Encode(
+            encoder=manifest.encoder,
+            tail_blocks=extraction.tail_blocks if extraction.learns else 0,
+            folder=folder,
+            workers=workers,
+        ),
         Split(split=manifest.split),
-        Train(seed=manifest.seed, model=manifest.model, train=manifest.train),
+        Train(
+            seed=manifest.seed,
+            model=manifest.model,
+            train=manifest.train,
+            avl=manifest.avl if manifest.avl.enabled else AvlConfig(),
+            extraction=extraction,
+            encoder=manifest.encoder if extraction.learns else None,
+            folder=folder,
+            workers=workers,
+        ),
         Evaluate(evaluate=manifest.evaluate, model=manifest.model, device=manifest.train.device),
     ]
+
+
+def _extraction(manifest: Manifest) -> ExtractionConfig:
+    """The section without what has no effect, so that changing that reruns nothing."""
+    if "image" not in manifest.model.modalities:
+        return ExtractionConfig()
+    if not manifest.extraction.learns:
+        return ExtractionConfig(control=manifest.extraction.control)
+    if manifest.extraction.reads_text:
+        manifest.extraction.critic.check()
+    return manifest.extraction
 
 
 def _image_folder(manifest: Manifest) -> str | None:

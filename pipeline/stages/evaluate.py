@@ -9,12 +9,14 @@ from typing import ClassVar
 
 import numpy as np
 import polars as pl
+import torch
 
 from pipeline.files import read_json, write_json
 from pipeline.stage import Report, Stage, Workspace
 from reveal_core.checkpoint import load_model
 from reveal_core.config import runtime
 from reveal_core.devices import resolve_device
+from reveal_core.diagnostics import diagnose
 from reveal_core.disk import atomic_path
 from reveal_core.evaluation import Cases, EvaluateConfig, Evaluation, Items, Part, build_cases, evaluate_model
 from reveal_core.features import ItemFeatures
@@ -27,7 +29,7 @@ from reveal_core.schema import ITEM_ID, ITEM_INDEX, PADDING, USER_ID, USER_INDEX
 class Evaluate(Stage):
     """Writes, for N items of D numbers:
 
-    - ``metrics.json``: protocol, metrics, slices, baselines, standard errors
+    - ``metrics.json``: protocol, metrics, slices, baselines, standard errors, what each modality is worth
     - ``per_user.parquet``: each user's targets (item_index) and their ranks, for paired tests
     - ``recommendations.parquet``: the test users' top max(ks), without what they had before
     - ``item_vectors.npy``: (N, D) float32, row ``i`` is the item with ``item_index = i + 1``
@@ -35,7 +37,7 @@ class Evaluate(Stage):
     """
 
     name: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     evaluate: EvaluateConfig = EvaluateConfig()
     model: ModelConfig = ModelConfig()
@@ -57,7 +59,7 @@ class Evaluate(Stage):
         }
         features = pl.read_parquet(inputs["encode"] / "item_features.parquet") if self.model.uses_content else None
         device = resolve_device(self.device, where="train.device")
-        model = load_model(inputs["train"], self.model, ItemFeatures.from_frame(features, catalogue.height))
+        model = load_model(inputs["train"], self.model, _shown(inputs["train"], features, catalogue.height))
         result = evaluate_model(
             model.to(device),
             cases,
@@ -67,8 +69,16 @@ class Evaluate(Stage):
             max_seq_len=self.model.max_seq_len,
             device=device,
         )
+        modalities = diagnose(model, cases, self.evaluate, device=device)
+        write_json(work.out_dir / "metrics.json", {**result.metrics, **modalities})
         _write(work.out_dir, result, cases, users, catalogue)
         return {"test_users": len(cases["test"]), "summary": _summary(result, self.evaluate.ks)}
+
+
+def _shown(trained: Path, features: pl.DataFrame | None, num_items: int) -> ItemFeatures:
+    """What the model was trained to read: its own visual vectors where it has learned them."""
+    encoded, learned = ItemFeatures.from_frame(features, num_items), trained / "item_images.npy"
+    return encoded.with_images(torch.from_numpy(np.load(learned))) if learned.exists() else encoded
 
 
 def _items(train: pl.DataFrame, images: pl.DataFrame) -> Items:
@@ -80,7 +90,6 @@ def _items(train: pl.DataFrame, images: pl.DataFrame) -> Items:
 def _write(
     folder: Path, result: Evaluation, cases: dict[Part, Cases], users: pl.DataFrame, catalogue: pl.DataFrame
 ) -> None:
-    write_json(folder / "metrics.json", result.metrics)
     with atomic_path(folder / "per_user.parquet") as temporary:
         per_user(result, cases, users).write_parquet(temporary, compression="zstd", statistics=True)
     with atomic_path(folder / "recommendations.parquet") as temporary:

@@ -13,17 +13,21 @@ from pipeline.files import write_json
 from pipeline.stage import Report, Stage, Workspace
 from reveal_core.disk import atomic_path
 from reveal_core.errors import UserError
-from reveal_core.schema import TARGET, USER_INDEX
+from reveal_core.schema import ITEM_INDEX, TARGET, USER_INDEX
 from reveal_core.splits import LeaveLastOut, SplitConfig, split
 from reveal_core.splits import Split as Tables
 
 
 @dataclass(frozen=True, kw_only=True)
 class Split(Stage):
-    """Writes ``train.parquet``, ``valid.parquet``, ``test.parquet`` and ``split.json`` (the rule and the counts)."""
+    """Writes ``train.parquet``, ``valid.parquet``, ``test.parquet`` and ``split.json`` (the rule and the counts).
+
+    Each table says in its Parquet metadata which ``part`` it is, so that a reader can refuse the wrong one wherever the
+    file has been copied to.
+    """
 
     name: ClassVar[str] = "split"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     split: SplitConfig = LeaveLastOut()
 
@@ -34,11 +38,12 @@ class Split(Stage):
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         interactions = pl.read_parquet(inputs["ingest"] / "interactions.parquet")
         tables = split(interactions, self.split)
-        report = {"rule": tables.description, **_counts(tables)}
+        report = {"rule": tables.description, **_counts(tables), **_withheld(tables, interactions.height)}
         self._check(report, interactions)
         for name in ("train", "valid", "test"):
             with atomic_path(work.out_dir / f"{name}.parquet") as temporary:
-                getattr(tables, name).write_parquet(temporary, compression="zstd", statistics=True)
+                table: pl.DataFrame = getattr(tables, name)
+                table.write_parquet(temporary, compression="zstd", statistics=True, metadata={"part": name})
         write_json(work.out_dir / "split.json", report)
         return {**report, "summary": _summary(report)}
 
@@ -57,6 +62,8 @@ class Split(Stage):
                 for bound in (pl.col("timestamp").min(), pl.col("timestamp").max())
             )
             mend = f"the log runs from {first} to {last} UTC: move split.valid_from and split.test_from"
+        if self.split.withhold_items:
+            mend = f"make split.withhold_items smaller ({mend})"
         raise UserError(what, where="split", mend=mend)
 
 
@@ -70,8 +77,21 @@ def _counts(tables: Tables) -> dict[str, int]:
     return counts
 
 
+def _withheld(tables: Tables, num_interactions: int) -> dict[str, int]:
+    asked = tables.test.filter(TARGET)[ITEM_INDEX]
+    kept = tables.train.height + tables.valid.height + tables.test.height
+    return {
+        "withheld_items": len(tables.withheld),
+        "withheld_test_targets": int(asked.is_in(tables.withheld.tolist()).sum()),
+        "dropped_interactions": num_interactions - kept,
+    }
+
+
 def _summary(report: Report) -> str:
-    return (
+    summary = (
         f"{report['train_interactions']:,} interactions to learn from, {report['valid_targets']:,} validation and "
         f"{report['test_targets']:,} test targets"
     )
+    if not report["withheld_items"]:
+        return summary
+    return f"{summary}; {report['withheld_test_targets']:,} ask for one of {report['withheld_items']:,} withheld items"

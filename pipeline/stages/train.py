@@ -1,72 +1,125 @@
-"""Train the recommender."""
+"""Train the recommender, and with it what it extracts from the images."""
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import polars as pl
 
-from pipeline.files import write_json
+from pipeline.files import FileDigests, write_json
+from pipeline.lineage import part_of, read_part
 from pipeline.stage import Progress, Report, Stage, Workspace
+from pipeline.visuals import Visuals
+from reveal_core.balance.avl import AvlConfig
 from reveal_core.checkpoint import save_model
+from reveal_core.config import runtime
+from reveal_core.controls import control_vectors
+from reveal_core.devices import resolve_device
+from reveal_core.disk import atomic_path
+from reveal_core.encoders import EncoderConfig
 from reveal_core.errors import UserError
 from reveal_core.evaluation import build_cases
+from reveal_core.extraction.alternation import Alternation, Round
+from reveal_core.extraction.config import ExtractionConfig
 from reveal_core.features import ItemFeatures
 from reveal_core.model import ModelConfig, build_model
 from reveal_core.schema import USER_INDEX
-from reveal_core.sequences import Sequences
-from reveal_core.training import METRIC, Epoch, TrainConfig, TrainingData, fit
+from reveal_core.sequences import Sequences, TrainingHistories
+from reveal_core.training import METRIC, Epoch, TrainConfig, TrainingData, TrainResult, fit, make_avl
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train(Stage):
     """Fit the model to the training interactions; keep the weights of the best validation.
 
-    Writes ``model.safetensors``, ``model.json`` (the configuration and what it was trained on) and ``history.json``
-    (every epoch).
+    Writes ``model.safetensors``, ``model.json`` (the configuration and what it was trained on), ``history.json``
+    (every epoch); where it reads other visual vectors than those of the encode stage, ``item_images.npy``, (N + 1, V).
+    Learned extraction adds ``extractor.safetensors``, ``attention.npy`` (N + 1, Q, P; float16), ``rounds.json`` and for
+    each round ``rounds/feedback-<n>.parquet`` and ``rounds/prompts-<n>.parquet``.
     """
 
     name: ClassVar[str] = "train"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     seed: int
     model: ModelConfig
     train: TrainConfig
+    avl: AvlConfig = AvlConfig()
+    extraction: ExtractionConfig = ExtractionConfig()
+    encoder: EncoderConfig | None = None
+    """What the extraction is built from; ``None`` where it does not learn."""
+    folder: str | None = runtime(None)
+    workers: int = runtime(1)
 
     @property
     def inputs(self) -> tuple[str, ...]:
         content = ("encode",) if self.model.uses_content else ()
-        return ("ingest/items.parquet", "split/train.parquet", "split/valid.parquet", *content)
+        images = ("images",) if self.encoder is not None else ()
+        return ("ingest/items.parquet", *images, "split/train.parquet", "split/valid.parquet", *content)
+
+    @property
+    def replaces_images(self) -> bool:
+        """Whether the model reads other visual vectors than those of the encode stage."""
+        return "image" in self.model.modalities and (self.extraction.learns or self.extraction.control != "none")
+
+    def external(self, digests: FileDigests) -> dict[str, str]:
+        files = self.encoder.weights_files() if self.encoder is not None else ()
+        return {f"weights {path.name}": digests.sha256(path) for path in files}
 
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         num_items = pl.scan_parquet(inputs["ingest"] / "items.parquet").select(pl.len()).collect().item()
-        features = self._features(inputs, num_items)
-        data = read_data(inputs["split"])
+        features, data = self._features(inputs, num_items), read_data(inputs["split"])
+        alternation = self._alternation(inputs, data, work)
+        if alternation is not None:
+            features = features.with_images(alternation.learner.look().vectors_NV)
         model = build_model(self.model, features, self.seed)
-        total = self.train.max_epochs * data.num_targets
         started = time.monotonic()
-        with work.progress.track("train", total) as advance:
+        with work.progress.track("train", self.train.max_epochs * data.num_targets) as advance:
             result = fit(
-                model, data, self.train, self.seed, work.resume_dir, advance, lambda epoch: _tell(epoch, work.progress)
+                model,
+                data,
+                self.train,
+                self.seed,
+                work.resume_dir,
+                advance,
+                lambda epoch: _tell(epoch, work.progress),
+                avl=make_avl(self.avl, self.model.modalities),
+                alternation=alternation,
             )
         seconds = time.monotonic() - started
         model.load_state_dict(result.weights)
+        if alternation is not None:
+            _save_extraction(work.out_dir, alternation, result.rounds)
+            features = features.with_images(alternation.show(model).vectors_NV)
         best = result.history[result.best_epoch - 1].valid
         trained = {"num_items": num_items, "seed": self.seed, "best_epoch": result.best_epoch, "valid": best}
         save_model(work.out_dir, model, self.model, trained)
+        if self.replaces_images:
+            _save_array(work.out_dir / "item_images.npy", features.image.numpy())
         write_json(work.out_dir / "history.json", [asdict(epoch) for epoch in result.history])
         return {
             "epochs": len(result.history),
             "best_epoch": result.best_epoch,
+            "rounds": len(result.rounds),
             "valid": best,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "seconds": round(seconds, 1),
-            "summary": f"best of {len(result.history)} epochs: {result.best_epoch}",
+            "summary": _summary(result),
         }
+
+    def _alternation(self, inputs: Mapping[str, Path], data: TrainingData, work: Workspace) -> Alternation | None:
+        if self.encoder is None:
+            return None
+        device = resolve_device(self.train.device, where="train.device")
+        visuals = Visuals(self.extraction, self.encoder, self.folder, self.workers, self.seed)
+        avl = make_avl(self.avl, self.model.modalities)
+        return visuals.build(inputs, data.train, work, device, avl, lambda done: _tell_round(done, work.progress))
 
     def _features(self, inputs: Mapping[str, Path], num_items: int) -> ItemFeatures:
         if not self.model.uses_content:
@@ -76,7 +129,8 @@ class Train(Stage):
             if modality in self.model.modalities and not has.any():
                 mend = f"leave {modality} out of model.modalities, or give the items some"
                 raise UserError(f"the model wants {modality}, and no item has any", where="model.modalities", mend=mend)
-        return features
+        shown = control_vectors(features.image, features.has_image, self.extraction.control, self.seed)
+        return features.with_images(shown)
 
 
 def read_data(split: Path) -> TrainingData:
@@ -85,13 +139,41 @@ def read_data(split: Path) -> TrainingData:
     Raises:
         UserError: there is nothing to train on, or nothing to validate on.
     """
-    train, valid = (pl.read_parquet(split / f"{part}.parquet") for part in ("train", "valid"))
+    train, valid = read_part(split, "train"), read_part(split, "valid")
     if train.is_empty():
         raise UserError("no training interactions are left", where="split", mend="loosen data.min_rating, data.k_core")
     histories = Sequences.from_frame(train, int(train[USER_INDEX].max()) + 1)  # type: ignore[arg-type]
-    return TrainingData(histories, build_cases(train, valid))
+    return TrainingData(TrainingHistories(histories, part_of(split / "train.parquet")), build_cases(train, valid))
+
+
+def _save_extraction(folder: Path, alternation: Alternation, rounds: list[Round]) -> None:
+    from safetensors.torch import save_file
+
+    with atomic_path(folder / "extractor.safetensors") as temporary:
+        save_file({name: x.cpu().contiguous() for name, x in alternation.weights().items()}, temporary)
+    _save_array(folder / "attention.npy", alternation.learner.look().attention_NQP)
+    write_json(folder / "rounds.json", [asdict(done) for done in rounds])
+    if alternation.folder.exists():
+        shutil.copytree(alternation.folder, folder / "rounds")
+
+
+def _save_array(path: Path, values: np.ndarray) -> None:
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, values, allow_pickle=False)
+
+
+def _summary(result: TrainResult) -> str:
+    text = f"best of {len(result.history)} epochs: {result.best_epoch}"
+    return text if not result.rounds else f"{text}; {len(result.rounds)} rounds of extraction"
 
 
 def _tell(epoch: Epoch, progress: Progress) -> None:
     if epoch.valid is not None:
         progress.log(f"epoch {epoch.epoch}: loss {epoch.train_loss:.4f}, validation {METRIC} {epoch.valid[METRIC]:.4f}")
+
+
+def _tell_round(done: Round, progress: Progress) -> None:
+    moved = f"vectors moved {done.moved:.2f}, attention entropy {done.entropy:.2f}"
+    gain = f"validation {METRIC} {done.valid_before:.4f} -> {done.valid_after:.4f}"
+    prompts = f", {done.rewritten} prompts rewritten" if done.rewritten else ""
+    progress.log(f"round {done.number}: loss {done.loss:.4f}, {gain}, {moved}{prompts}")

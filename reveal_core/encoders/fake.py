@@ -29,20 +29,22 @@ class Fake(EncoderSettings):
         if self.dim < 1:
             raise ValueError("dim must be at least 1")
 
-    def build(self) -> Encoder:
-        return FakeEncoder(self)
+    def build(self, tail_blocks: int | None = 0) -> Encoder:
+        return FakeEncoder(self, tail_blocks)
 
 
 class FakeEncoder:
-    """Always on the CPU."""
+    """Always on the CPU. Its tail is one block: attention to the prompts, then tanh; the prefix is one token."""
 
     preprocess = Preprocess(
         size=(32, 32), resize_mode="squash", interpolation="bilinear", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
     )
     grid = (4, 4)
 
-    def __init__(self, config: Fake) -> None:
+    def __init__(self, config: Fake, tail_blocks: int | None = 0) -> None:
         import torch
+
+        from reveal_core.tail import Cut, OwnAndPrompts, Trunk
 
         self.patch_dim = self.image_dim = self.text_dim = config.dim
         self.image_fingerprint: dict[str, Any] = {
@@ -55,13 +57,24 @@ class FakeEncoder:
         self.text_fingerprint = {key: self.image_fingerprint[key] for key in ("model", "seed", "dim", "dtype")}
         generator = torch.Generator().manual_seed(config.seed)
         self._colours_to_E = torch.randn(3, config.dim, generator=generator)
+        block = OwnAndPrompts(1 + self.grid[0] * self.grid[1], config.dim, generator)
+        cut = Cut.of(Trunk([block], torch.nn.Tanh(), num_prefix=1), tail_blocks, default=0, what="the fake encoder")
+        self.tail_blocks, self.num_prefix = cut.num_blocks, cut.tail.num_prefix
+        self.tail: torch.nn.Module = cut.tail
+        if self.tail_blocks:
+            self.image_fingerprint["layer"] = cut.layer
 
     def encode_images(self, pixels_B3HW: torch.Tensor) -> ImageFeatures:
+        import torch
         from torch.nn.functional import adaptive_avg_pool2d
 
         colours_B344 = adaptive_avg_pool2d(self.preprocess.normalise(pixels_B3HW.cpu()).contiguous(), self.grid)
-        patches_BPE = (as_patches(colours_B344) @ self._colours_to_E).tanh()
-        return ImageFeatures(patches_BPE, patches_BPE.mean(1))
+        entering_BPE = as_patches(colours_B344) @ self._colours_to_E
+        patches_BPE = entering_BPE.tanh()
+        pooled_BE = patches_BPE.mean(1)
+        if not self.tail_blocks:
+            return ImageFeatures(patches_BPE, pooled_BE)
+        return ImageFeatures(torch.cat([entering_BPE.mean(1, keepdim=True), entering_BPE], dim=1), pooled_BE)
 
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         import torch

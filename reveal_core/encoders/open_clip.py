@@ -27,6 +27,8 @@ from reveal_core.images import Preprocess
 if TYPE_CHECKING:
     import torch
 
+    from reveal_core.tail import Trunk
+
 
 @dataclass(frozen=True, kw_only=True)
 class OpenClip(EncoderSettings):
@@ -47,7 +49,7 @@ class OpenClip(EncoderSettings):
         if self.std is not None and min(self.std) <= 0:
             raise ValueError("std must be positive")
 
-    def build(self) -> Encoder:
+    def build(self, tail_blocks: int | None = 0) -> Encoder:
         import open_clip
 
         _check_architecture(self.model)
@@ -65,7 +67,8 @@ class OpenClip(EncoderSettings):
             fill=(known["fill_color"],) * 3,
         )
         weights_sha256 = digest_file(weights)
-        return OpenClipEncoder(model, _tokenizer(self.model), preprocess, device, (self.model, weights_sha256))
+        tokenizer = _tokenizer(self.model)
+        return OpenClipEncoder(model, tokenizer, preprocess, device, (self.model, weights_sha256), tail_blocks)
 
     def weights_files(self) -> tuple[Path, ...]:
         """The local checkpoint; a tag names its weights by itself."""
@@ -164,23 +167,51 @@ def _reason(error: Exception) -> str:
     return line if len(line) <= 200 else f"{line[:197]}..."
 
 
+def _trunk(visual: Any, *, has_norm: bool) -> Trunk | None:
+    """The trunk of an image tower that can be cut, its own ViT or a plain one of timm; None for any other."""
+    import torch
+    from open_clip.timm_model import TimmModel
+    from open_clip.transformer import VisionTransformer
+
+    from reveal_core.tail import Trunk, timm_trunk
+
+    if isinstance(visual, TimmModel):
+        return timm_trunk(visual.trunk)
+    # A tower that wants its tokens before the batch would hand them over so.
+    if type(visual) is not VisionTransformer or not visual.transformer.batch_first:
+        return None
+    norm = visual.ln_post if has_norm else torch.nn.Identity()
+    return Trunk(list(visual.transformer.resblocks), norm, num_prefix=1)
+
+
 class OpenClipEncoder:
     """Patches after the last block and its norm, without the class token; pooled and text vectors of length 1."""
 
     def __init__(
-        self, model: Any, tokenizer: Any, preprocess: Preprocess, device: torch.device, weights: tuple[str, str]
+        self,
+        model: Any,
+        tokenizer: Any,
+        preprocess: Preprocess,
+        device: torch.device,
+        weights: tuple[str, str],
+        tail_blocks: int | None = 0,
     ) -> None:
         import torch
+
+        from reveal_core.tail import Cut
 
         self._model = model.eval().to(device)
         self._tokenizer, self._device, self.preprocess = tokenizer, device, preprocess
         # Where an attention pool comes before the norm, the norm has the pool's width and is not one of patches.
         self._norm = getattr(model.visual, "attn_pool", None) is None
         name, sha256 = weights
+        self._cut = Cut.of(_trunk(self._model.visual, has_norm=self._norm), tail_blocks, what=name)
+        self.tail_blocks, self.num_prefix = self._cut.num_blocks, self._cut.tail.num_prefix
+        self.tail: torch.nn.Module = self._cut.tail
         self.text_fingerprint: dict[str, Any] = {"model": name, "weights": sha256, "dtype": STORED_DTYPE}
         self.image_fingerprint: dict[str, Any] = {
             **self.text_fingerprint,
-            "layer": "last",
+            "layer": self._cut.layer,
             "norm": self._norm,
             "preprocess": asdict(preprocess),
         }
@@ -193,11 +224,10 @@ class OpenClipEncoder:
     def encode_images(self, pixels_B3HW: torch.Tensor) -> ImageFeatures:
         from torch.nn.functional import normalize
 
-        with inference(self._device):
+        with inference(self._device), self._cut.entering() as tokens:
             found = self._intermediates(self.preprocess.normalise(pixels_B3HW.to(self._device)))
-            return ImageFeatures(
-                as_patches(found["image_intermediates"][-1]), normalize(found["image_features"], dim=1)
-            )
+            pooled_BE = normalize(found["image_features"], dim=1)
+            return ImageFeatures(tokens[0] if tokens else as_patches(found["image_intermediates"][-1]), pooled_BE)
 
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         with inference(self._device):

@@ -51,7 +51,7 @@ class Timm(EncoderSettings):
         if self.std is not None and min(self.std) <= 0:
             raise ValueError("std must be positive")
 
-    def build(self) -> Encoder:
+    def build(self, tail_blocks: int | None = 0) -> Encoder:
         import timm
 
         if not timm.is_model(self.model):
@@ -68,7 +68,9 @@ class Timm(EncoderSettings):
         load_strictly(model, state, what=self.model, where="encoder.weights")
         texts = MiniLm(device, self.batch_size) if self.text == "minilm" else None
         preprocess = self._preprocess(timm.data.resolve_data_config(model=model))
-        return TimmEncoder(model, preprocess, device, name=self.model, weights=weights, texts=texts)
+        return TimmEncoder(
+            model, preprocess, device, name=self.model, weights=weights, texts=texts, tail_blocks=tail_blocks
+        )
 
     def weights_files(self) -> tuple[Path, ...]:
         weights = existing_file(self.weights, "encoder.weights")

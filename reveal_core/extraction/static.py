@@ -2,20 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
 import numpy as np
 import numpy.typing as npt
-
-from reveal_core.config import Config
-
-
-@dataclass(frozen=True, kw_only=True)
-class Static(Config):
-    """No learning in the extraction."""
-
-    mode: Literal["static"] = "static"
 
 
 def mean_patches(patches_BPE: npt.NDArray[np.float16]) -> npt.NDArray[np.float32]:

@@ -6,6 +6,7 @@ The three are measured in turns in one run, so that whatever else the machine do
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import os
@@ -24,7 +25,7 @@ from PIL import Image
 
 from pipeline.decoding import decoded_batches
 from pipeline.files import FileDigests
-from pipeline.shards import ArrayStore
+from pipeline.patches import fill_cache, open_patches
 from pipeline.stage import Workspace
 from pipeline.stages.encode import Encode
 from pipeline.stages.images import Images
@@ -86,7 +87,6 @@ def run(count: int = 1024, repeats: int = 4) -> list[dict[str, Any]]:
 def throughput(root: Path, repeats: int) -> list[dict[str, Any]]:
     config = Embedded()
     encoder, batch = config.build(), config.batch_size
-    stage = Encode(encoder=config, folder=str(root / "images"), workers=WORKERS)
     files = sorted((root / "images").iterdir())
     share = len(files) // repeats // batch * batch
     rates: dict[str, list[float]] = {"forward": [], "decode": [], "both": []}
@@ -95,13 +95,13 @@ def throughput(root: Path, repeats: int) -> list[dict[str, Any]]:
         part = files[turn * share : (turn + 1) * share]
         named = [(hashlib.sha256(path.read_bytes()).hexdigest(), str(path)) for path in part]
         decoded = list(decoded_batches(named, encoder.preprocess, batch, 0))
-        store = ArrayStore(root / f"cache{turn}", encoder.image_fingerprint, shapes(encoder))
-        work = workspace(root, "out", f"cache{turn}")
-        todo = [(key, Path(path).name) for key, path in named]
+        store = open_patches(encoder, root / f"cache{turn}")
+        images = pl.DataFrame(named, schema=["sha256", "path"], orient="row").with_columns(status=pl.lit("ok"))
+        options = {"folder": "/", "batch_size": batch, "workers": WORKERS, "progress": Silent()}
         steps: dict[str, Callable[[], object]] = {
             "forward": lambda decoded=decoded: forward_only(encoder, decoded),
             "decode": lambda named=named: list(decoded_batches(named, encoder.preprocess, batch, WORKERS)),
-            "both": lambda store=store, todo=todo, work=work: stage._encode_images(encoder, store, todo, work),
+            "both": functools.partial(fill_cache, encoder, store, images, **options),
         }
         for name, step in steps.items():
             rates[name].append(share / seconds(step))
@@ -132,10 +132,6 @@ def forward_only(encoder: Encoder, decoded: list[tuple[list[str], torch.Tensor]]
 def warm_up(encoder: Encoder, batch: int) -> None:
     for _ in range(3):
         encoder.encode_images(torch.zeros(batch, 3, *encoder.preprocess.size, dtype=torch.uint8))
-
-
-def shapes(encoder: Encoder) -> dict[str, tuple[int, ...]]:
-    return {"patches": (encoder.grid[0] * encoder.grid[1], encoder.patch_dim), "pooled": (encoder.image_dim,)}
 
 
 def whole_stage(root: Path, count: int) -> list[dict[str, Any]]:

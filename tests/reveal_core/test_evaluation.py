@@ -230,6 +230,40 @@ def test_the_metrics_file_holds_what_it_promises() -> None:
     assert metrics["slices"]["cold_0"]["mrr@3"] == (result.ranks["test"][0] <= 3) / result.ranks["test"][0]
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        LeaveLastOut(withhold_items=0.3, withhold_seed=1),
+        TimeCut(valid_from="1970-01-06", test_from="1970-01-08", withhold_items=0.3, withhold_seed=1),
+    ],
+    ids=["leave last out", "time cut"],
+)
+def test_withheld_items_are_the_cold_slice(config: SplitConfig) -> None:
+    """Everybody buys 10 of 30 items in random order, so without withholding none is cold."""
+    torch.manual_seed(0)
+    rng = np.random.default_rng(0)
+    users = [(rng.permutation(30)[:10] + 1).tolist() for _ in range(60)]
+    tables = split(log(users), config)
+    cases: dict[Part, Cases] = {
+        "valid": build_cases(tables.train, tables.valid),
+        "test": build_cases(tables.train, tables.valid, tables.test),
+    }
+    withheld = np.isin(cases["test"].targets, tables.withheld)
+    assert 5 < withheld.sum() < 40
+    assert not np.isin(cases["valid"].targets, tables.withheld).any()
+    for asked in cases.values():
+        assert not np.isin(asked.histories.items, tables.withheld).any()
+        assert (asked.histories.lengths > 0).all()
+    items = Items(np.bincount(tables.train["item_index"].to_numpy(), minlength=31), np.arange(31) > 0)
+    result = evaluate_model(
+        Bag(torch.randn(31, 4)), cases, items, EvaluateConfig(ks=(5,)), split_rule=tables.description, max_seq_len=3
+    )
+    cold = result.metrics["slices"]["cold_0"]
+    assert cold["n"] == withheld.sum()
+    ranks = result.ranks["test"][withheld]
+    assert cold["mrr@5"] == pytest.approx(np.mean((ranks <= 5) / ranks))
+
+
 def test_lists_hold_the_best_unseen_items_and_agree_with_the_ranks() -> None:
     torch.manual_seed(1)
     scorer = Bag(torch.randn(31, 8))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import polars as pl
 import pytest
 import torch
 
+from pipeline.patches import open_patches
 from pipeline.shards import ArrayStore
 from pipeline.stages.encode import Encode
 from pipeline.stages.images import Images
@@ -52,7 +54,7 @@ def run(bench: Any, given: dict[str, Path], **options: Any) -> tuple[bytes, dict
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.stages.encode.SHARD", 8)
+    monkeypatch.setattr("pipeline.patches.SHARD", 8)
     monkeypatch.setattr("pipeline.stages.encode.BLOCK", 6)
 
 
@@ -66,7 +68,7 @@ def test_vectors_are_the_mean_of_the_patches_and_the_text(shop: Any) -> None:
     for number in (0, 1, 9, COUNT - 2):
         image = decode_image((shop.images / f"i{number}.jpg").read_bytes())
         pixels = torch.from_numpy(encoder.preprocess.apply(image).copy()).permute(2, 0, 1)[None]
-        expected = encoder.encode_images(pixels).patches_BPE[0].half().numpy().astype(np.float64).mean(0)
+        expected = encoder.encode_images(pixels).tokens_BNE[0].half().numpy().astype(np.float64).mean(0)
         np.testing.assert_allclose(table["image_vector"][number].to_numpy(), expected, atol=1e-6)
     text = encoder.encode_texts(["thing number 2"])[0].half().float()
     np.testing.assert_array_equal(table["text_vector"][2].to_numpy(), text.numpy())
@@ -95,6 +97,28 @@ def test_nothing_is_encoded_twice_and_one_changed_image_is_one(shop: Any, jpeg: 
     changed, report = run(shop, inputs(shop))
     assert changed != first
     assert (report["encoded"], report["from_cache"]) == (1, COUNT - 3)
+
+
+def test_a_tower_can_be_cut(shop: Any) -> None:
+    """The vector is then the mean of what is cached of the patches, and the cache of the whole tower stays."""
+    given = inputs(shop)
+    _, plain = run(shop, given)
+    assert (plain["grid"], plain["num_prefix"], plain["tail_blocks"]) == ([4, 4], 0, 0)
+    out, report = shop.run(replace(stage(shop), tail_blocks=1), given)
+    assert (report["grid"], report["num_prefix"], report["tail_blocks"]) == ([4, 4], 1, 1)
+    assert (report["num_patches"], report["encoded"]) == (16, COUNT - 2)
+    assert report["cache"] != plain["cache"]
+    encoder = Fake().build(1)
+    store = open_patches(encoder, shop.root / "cache")
+    vectors = pl.read_parquet(out / "item_features.parquet")["image_vector"]
+    for number in (0, 9):
+        key = hashlib.sha256((shop.images / f"i{number}.jpg").read_bytes()).hexdigest()
+        tokens = store.read([key], "patches")[0].astype(np.float64)
+        np.testing.assert_allclose(vectors[number].to_numpy(), tokens[1:].mean(0), atol=1e-6)
+    assert run(shop, given)[1]["encoded"] == 0
+    assert shop.run(replace(stage(shop), tail_blocks=None), given)[1]["tail_blocks"] == 0
+    with pytest.raises(UserError, match=r"extraction\.tail_blocks"):
+        shop.run(replace(stage(shop), tail_blocks=2), given)
 
 
 class Killed(BaseException):
@@ -168,7 +192,7 @@ def test_values_that_are_no_numbers_are_refused(shop: Any, monkeypatch: pytest.M
 
     def broken(self: FakeEncoder, pixels: torch.Tensor) -> Any:
         found = encode(self, pixels)
-        return found._replace(patches_BPE=found.patches_BPE * float("nan"))
+        return found._replace(tokens_BNE=found.tokens_BNE * float("nan"))
 
     monkeypatch.setattr(FakeEncoder, "encode_images", broken)
     with pytest.raises(UserError, match="not numbers"):

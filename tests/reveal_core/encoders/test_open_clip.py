@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,25 @@ def test_vectors_are_those_of_open_clip(clip_weights: Path) -> None:
         pooled, tokens = tower(encoder.preprocess.normalise(images))
         words = model.encode_text(open_clip.get_tokenizer("tiny-clip")(texts), normalize=True)
     found = encoder.encode_images(images)
-    torch.testing.assert_close(found.patches_BPE, tokens)
+    torch.testing.assert_close(found.tokens_BNE, tokens)
     torch.testing.assert_close(found.pooled_BE, torch.nn.functional.normalize(pooled, dim=1))
     torch.testing.assert_close(encoder.encode_texts(texts), words)
     assert (encoder.grid, encoder.patch_dim, encoder.image_dim) == ((4, 4), 64, 24)
+    assert config(clip_weights).build(None).num_prefix == 1
+
+
+def test_what_is_cached_are_the_tokens_before_the_last_block(clip_weights: Path) -> None:
+    import open_clip
+
+    tower = open_clip.create_model("tiny-clip", pretrained=str(clip_weights)).eval().visual
+    encoder = config(clip_weights).build(1)
+    images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    with torch.no_grad():
+        found = tower.forward_intermediates(
+            encoder.preprocess.normalise(images), indices=[0], output_fmt="NLC", output_extra_tokens=True
+        )
+    tokens = torch.cat([found["image_intermediates_prefix"][0], found["image_intermediates"][0]], dim=1)
+    torch.testing.assert_close(encoder.encode_images(images).tokens_BNE, tokens)
 
 
 TOWERS: dict[str, dict[str, Any]] = {
@@ -59,7 +75,7 @@ TOWERS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("tower", TOWERS)
-def test_every_kind_of_image_tower(tower: str, tmp_path: Path) -> None:
+def test_every_kind_of_image_tower(tower: str, check_tail: Callable[..., None]) -> None:
     from open_clip.model import CLIP
 
     vision = {"image_size": 32, **TOWERS[tower]}
@@ -71,10 +87,17 @@ def test_every_kind_of_image_tower(tower: str, tmp_path: Path) -> None:
     encoder = OpenClipEncoder(model, None, preprocess, torch.device("cpu"), ("tower", "0" * 64))
     images = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
     found = encoder.encode_images(images)
-    assert found.patches_BPE.shape == (2, encoder.grid[0] * encoder.grid[1], encoder.patch_dim)
+    assert found.tokens_BNE.shape == (2, encoder.grid[0] * encoder.grid[1], encoder.patch_dim)
     with torch.no_grad():
         pooled = model.encode_image(preprocess.normalise(images), normalize=True)
     torch.testing.assert_close(found.pooled_BE, pooled, rtol=1e-4, atol=1e-5)
+    if tower in ("resnet", "convnext"):
+        with pytest.raises(UserError, match=r"extraction\.tail_blocks: the image tower of tower cannot be cut"):
+            OpenClipEncoder(model, None, preprocess, torch.device("cpu"), ("tower", "0" * 64), 1)
+    else:
+        cut = OpenClipEncoder(model, None, preprocess, torch.device("cpu"), ("tower", "0" * 64), 1)
+        assert cut.num_prefix == 1
+        check_tail(cut, encoder, images)
 
 
 def test_a_local_checkpoint_is_prepared_for_as_the_tags_of_its_architecture_agree() -> None:

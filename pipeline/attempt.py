@@ -1,0 +1,99 @@
+"""One run among many: it may fail without ending the others."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.artifacts import ArtifactStore, Receipt
+from pipeline.files import FileDigests
+from pipeline.manifest import Manifest, load_manifest
+from pipeline.runner import Runner, StageStatus
+from pipeline.stage import Progress
+from pipeline.stages import plan
+from reveal_core.errors import LockedError, UserError
+
+
+def load_checked(path: Path, overrides: Sequence[str], where: str = "") -> Manifest:
+    """A manifest whose stages can be planned: what is wrong with it is told before any work.
+
+    Args:
+        where: which of many it is.
+
+    Raises:
+        UserError: it is not valid.
+    """
+    try:
+        manifest = load_manifest(path, overrides)
+        plan(manifest)
+    except UserError as error:
+        place = ": ".join(part for part in (where, error.where) if part)
+        raise UserError(error.what, where=place, mend=error.mend) from None
+    return manifest
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a run has no result."""
+
+    error: str
+    """One line."""
+    ours: bool
+    """Whether it was not the user's mistake, but a defect of the program or the machine."""
+
+
+@dataclass(frozen=True)
+class Success:
+    """A run whose stages are all done."""
+
+    stages: tuple[tuple[StageStatus, Receipt], ...]
+
+    @property
+    def fresh(self) -> bool:
+        """Whether anything had to run."""
+        return any(status.receipt is None for status, _ in self.stages)
+
+    def receipt(self, stage: str) -> Receipt:
+        return next(receipt for status, receipt in self.stages if status.stage == stage)
+
+    @property
+    def warnings(self) -> list[str]:
+        return [
+            f"{status.stage}: {line}" for status, receipt in self.stages for line in receipt.report.get("warnings", [])
+        ]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Where many runs share one work folder, and so every artifact they can."""
+
+    store: ArtifactStore
+    digests: FileDigests
+    progress: Progress
+
+    def attempt(self, name: str, manifest: Manifest, until: str) -> Success | Failure:
+        """Bring a manifest up to date until a stage; what is done already is not done again.
+
+        Raises:
+            LockedError: another run holds the work folder, so that no other attempt could succeed either.
+        """
+        try:
+            return Success(tuple(Runner(name, plan(manifest), self.store, self.digests).run(until, self.progress)))
+        except LockedError:
+            raise
+        except UserError as error:
+            return Failure(str(error), ours=False)
+        except Exception as error:
+            self.progress.log(traceback.format_exc().rstrip())
+            line = next(iter(str(error).splitlines()), "")
+            return Failure(f"{type(error).__name__}: {line}" if line else type(error).__name__, ours=True)
+
+
+@contextmanager
+def open_bench(workdir: Path, progress: Progress) -> Iterator[Bench]:
+    store = ArtifactStore(workdir)
+    with closing(FileDigests(workdir / "digests.sqlite")) as digests:
+        yield Bench(store, digests, progress)

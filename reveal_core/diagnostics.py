@@ -1,0 +1,68 @@
+"""What each modality is worth to a model, and which of them dominates: computed at every evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reveal_core.evaluation import Cases, EvaluateConfig, Part, rank_cases
+from reveal_core.metrics import mean_metrics
+from reveal_core.model import Modality, SequenceRecommender, Without
+
+MeanMetrics = dict[str, float | None]
+
+
+def diagnose(
+    model: SequenceRecommender, cases: Mapping[Part, Cases], config: EvaluateConfig, *, device: torch.device | str
+) -> dict[str, Any]:
+    """The part of metrics.json about the modalities: ``without`` (see :func:`leave_out`) and ``shares``.
+
+    ``shares`` are those of :func:`length_shares` over the whole catalogue.
+    """
+    with torch.inference_mode():
+        shares = length_shares(model.tower.by_modality(model.all_items[1:]))
+    return {"without": leave_out(model, cases, config, device=device), "shares": shares}
+
+
+def leave_out(
+    model: SequenceRecommender, cases: Mapping[Part, Cases], config: EvaluateConfig, *, device: torch.device | str
+) -> dict[Modality, dict[Part, MeanMetrics]]:
+    """The mean metrics when a modality is zeroed, in what is read as in what is ranked, for each of them.
+
+    Empty for a model that has only one: nothing would be left.
+    """
+    modalities = model.config.modalities
+    if len(modalities) == 1:
+        return {}
+    size, max_seq_len = config.batch_size, model.config.max_seq_len
+    return {
+        modality: {
+            part: mean_metrics(
+                rank_cases(Without(model, (modality,)), asked, max_seq_len=max_seq_len, batch_size=size, device=device),
+                config.ks,
+            )
+            for part, asked in cases.items()
+        }
+        for modality in modalities
+    }
+
+
+def length_shares(parts: Mapping[str, Tensor]) -> dict[str, float]:
+    """Each part's share of the vectors' squared length: the mean over items of ``|part|^2 / sum over parts |part|^2``.
+
+    Items whose parts are all zero do not count; without any other the shares are 0.
+
+    Args:
+        parts: (N, D) for each modality.
+
+    >>> length_shares({"id": torch.tensor([[2.0, 0.0], [1.0, 0.0]]), "text": torch.tensor([[0.0, 0.0], [0.0, 1.0]])})
+    {'id': 0.75, 'text': 0.25}
+    """
+    squares_MN = torch.stack([part_ND.double().square().sum(dim=1) for part_ND in parts.values()])
+    total_N = squares_MN.sum(dim=0)
+    shares_MN = squares_MN[:, total_N > 0] / total_N[total_N > 0]
+    means_M = shares_MN.sum(dim=1) / max(shares_MN.shape[1], 1)
+    return dict(zip(parts, means_M.tolist(), strict=True))

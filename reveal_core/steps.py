@@ -1,0 +1,162 @@
+"""One step of learning: the optimizer, its randomness, the balance of the modalities, and what is measured of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from reveal_core.balance.avl import Avl, sum_of, unimodal_losses
+from reveal_core.batches import Batch
+from reveal_core.model import Scoring, SequenceRecommender
+
+#: Steps between measurements of gradients and updates: often enough for a curve, too seldom to cost time.
+MEASURE_EVERY = 10
+
+
+def make_optimizer(
+    model: SequenceRecommender, lr: float, content_lr_scale: float, weight_decay: float
+) -> torch.optim.Optimizer:
+    """AdamW with a group for each owner of parameters, named in it."""
+    groups = []
+    for owner, parameters in model.parameters_by_modality().items():
+        if parameters:
+            scale = content_lr_scale if owner in ("text", "image") else 1.0
+            groups.append({"params": parameters, "lr": lr * scale, "owner": owner})
+    return torch.optim.AdamW(groups, weight_decay=weight_decay)
+
+
+def step_seed(seed: int, *place: int) -> int:
+    """63 bits that are as good as independent between places, such as (epoch, step)."""
+    return int(np.random.SeedSequence((seed, *place)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
+    """All randomness inside, dropout too, comes from ``seed``; none of it leaks outside."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield torch.Generator(device).manual_seed(seed)
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Without dropout; afterwards as before."""
+    training = module.training
+    module.eval()
+    try:
+        yield
+    finally:
+        module.train(training)
+
+
+@dataclass
+class Tally:
+    """Running means of named numbers; JSON."""
+
+    sums: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def add(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def means(self) -> dict[str, float]:
+        return {name: total / self.counts[name] for name, total in self.sums.items()}
+
+
+@dataclass(frozen=True)
+class Learner:
+    """An optimizer, the balance it keeps and the measurements it makes: the same for both kinds of pass."""
+
+    optimizer: torch.optim.Optimizer
+    avl: Avl | None
+    """``None`` = no reweighting"""
+
+    def step(self, model: SequenceRecommender, scoring: Scoring, parts: Mapping[str, Tensor], number: int) -> Update:
+        """One update on the batch that ``scoring`` asks.
+
+        Args:
+            parts: what each modality adds to the item vectors, (K, D) each, with gradient where something learns.
+            number: of the step in its pass.
+        """
+        loss = total = scoring.loss(sum_of(parts))
+        measured: dict[str, float] = {}
+        if self.avl is not None:
+            if number % self.avl.config.every == 0:
+                measured |= self._read(self.avl, model, scoring, parts)
+            if self.avl.config.apply_to == "loss" and self.avl.state.image > 1:
+                total = loss + (self.avl.state.image - 1) * scoring.loss(sum_of(parts, without="text"))
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()  # type: ignore[no-untyped-call]
+        if number % MEASURE_EVERY == 0:
+            measured |= self._measured_step()
+        else:
+            self._step()
+        return Update(loss.detach(), measured)
+
+    def _read(
+        self, avl: Avl, model: SequenceRecommender, scoring: Scoring, parts: Mapping[str, Tensor]
+    ) -> dict[str, float]:
+        with evaluating(model):
+            loss_v, loss_t = (float(loss) for loss in unimodal_losses(scoring, parts))
+        avl.observe(loss_v, loss_t)
+        return {"avl/delta": loss_v - loss_t, "avl/K": avl.state.image, "avl/K_text": avl.state.text}
+
+    def _step(self) -> None:
+        """The optimizer's step, each owner's gradients or steps multiplied by its factor."""
+        if self.avl is None or self.avl.config.apply_to == "loss":
+            self.optimizer.step()
+            return
+        factors, groups = self.avl.state.factors, self.optimizer.param_groups
+        rates = [group["lr"] for group in groups]
+        for group in groups:
+            factor = factors.get(group["owner"], 1.0)
+            if self.avl.config.apply_to == "update":
+                group["lr"] *= factor
+            else:
+                torch._foreach_mul_(_gradients(group["params"]), factor)
+        self.optimizer.step()
+        for group, rate in zip(groups, rates, strict=True):
+            group["lr"] = rate
+
+    def _measured_step(self) -> dict[str, float]:
+        """A step, and the norms of each owner's gradients (before their factor) and of what it changed."""
+        groups = self.optimizer.param_groups
+        before = [[parameter.detach().clone() for parameter in group["params"]] for group in groups]
+        norms = {f"gradient/{group['owner']}": _norm(_gradients(group["params"])) for group in groups}
+        self._step()
+        for group, old in zip(groups, before, strict=True):
+            now = [parameter.detach() for parameter in group["params"]]
+            norms[f"update/{group['owner']}"] = _norm([a - b for a, b in zip(now, old, strict=True)])
+        return {name: float(norm) for name, norm in norms.items()}
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one step gives."""
+
+    loss: Tensor
+    """before the step, detached, on the device"""
+    measured: dict[str, float]
+    """empty at most steps"""
+
+
+def _gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
+    return [parameter.grad for parameter in parameters if parameter.grad is not None]
+
+
+def _norm(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.stack([tensor.norm() for tensor in tensors]).norm() if tensors else torch.zeros(())
+
+
+def train_step(model: SequenceRecommender, learner: Learner, batch: Batch, seed: int, number: int) -> Update:
+    """One update of the recommender; all randomness comes from ``seed``."""
+    with seeded(seed, model.device) as generator:
+        scoring = model.scoring(batch, generator)
+        return learner.step(model, scoring, model.tower.by_modality(scoring.items_K), number)

@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+
+from cli.tables import SHOWN, print_metrics
+
+
+def printed(metrics: dict[str, Any]) -> list[str]:
+    file = io.StringIO()
+    print_metrics(Console(file=file, width=80), metrics)
+    return [" ".join(line.split()) for line in file.getvalue().splitlines() if line.strip()]
+
+
+def metrics(**more: Any) -> dict[str, Any]:
+    return {
+        "protocol": {"split": "last", "test_users": 1200},
+        "test": {"ndcg@10": 0.5},
+        "slices": {"cold_0": {"n": 3, "ndcg@10": 0.1}},
+        "baselines": {"popularity": {"ndcg@10": 0.2}},
+        "without": {},
+        "shares": {"id": 1.0},
+        **more,
+    }
+
+
+def test_a_model_is_shown_without_each_of_its_modalities() -> None:
+    without = {
+        "id": {"valid": {"ndcg@10": 0.9}, "test": {"ndcg@10": 0.25}},
+        "image": {"valid": {"ndcg@10": 0.9}, "test": {"ndcg@10": 0.4}},
+    }
+    lines = printed(metrics(without=without, shares={"id": 0.875, "image": 0.125}))
+    assert lines[lines.index("model 1,200 0.5000") :] == [
+        "model 1,200 0.5000",
+        "model w/o id 1,200 0.2500",
+        "model w/o image 1,200 0.4000",
+        "popularity 1,200 0.2000",
+        "cold 0 3 0.1000",
+        "shares of the item vectors' squared length: id 0.88, image 0.12",
+        "split: last",
+    ]
+
+
+def test_a_model_of_one_modality_has_nothing_to_leave_out() -> None:
+    text = "\n".join(printed(metrics()))
+    assert "w/o" not in text
+    assert "shares" not in text
+
+
+def test_the_widest_row_fits_a_terminal_of_80_columns() -> None:
+    row = dict.fromkeys(SHOWN, 0.1234)
+    without = {"image": {"valid": row, "test": row}}
+    lines = printed(metrics(test=row, without=without, protocol={"test_users": 99_999}))
+    assert " ".join(["model w/o image", "99,999", *["0.1234"] * len(SHOWN)]) in lines
+    assert " ".join(["test", "users", *SHOWN]) in lines

@@ -1,0 +1,128 @@
+"""What the stages share around the patch cache: keys, places, filling."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.patches import fill_cache, half, image_keys, open_patches, shard_rows
+from pipeline.shards import ArrayStore
+from reveal_core.encoders import Fake
+from reveal_core.encoders.base import Encoder
+from reveal_core.errors import UserError
+from reveal_core.images import decode_image
+
+
+class Silent:
+    @contextlib.contextmanager
+    def track(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
+        yield lambda count: None
+
+    def log(self, message: str) -> None:
+        pass
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> pl.DataFrame:
+    """images.parquet of 11 items: item 3 has the image of item 2, item 5 a broken one, item 7 none."""
+    (tmp_path / "photos").mkdir()
+    rows: list[tuple[str | None, str | None, str]] = []
+    for number in range(11):
+        path = tmp_path / "photos" / f"{number}.png"
+        pixels = np.random.default_rng(2 if number == 3 else number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(path)
+        rows.append((path.name, hashlib.sha256(path.read_bytes()).hexdigest(), "broken" if number == 5 else "ok"))
+    rows[7] = (None, None, "missing")
+    return pl.DataFrame(rows, schema={"path": pl.String, "sha256": pl.String, "status": pl.String}, orient="row")
+
+
+def fill(encoder: Encoder, store: ArrayStore, photos: pl.DataFrame, folder: Path, **options: Any) -> int:
+    given: dict[str, Any] = {"batch_size": 2, "workers": 0, "progress": Silent()} | options
+    return fill_cache(encoder, store, photos, folder=str(folder / "photos"), **given)
+
+
+def test_keys_are_the_digests_of_usable_images(photos: pl.DataFrame) -> None:
+    keys = image_keys(photos)
+    assert [row for row, key in enumerate(keys) if key is None] == [5, 7]
+    assert keys[2] == keys[3] == photos["sha256"][2]
+    assert image_keys(photos.clear()) == []
+
+
+@pytest.mark.parametrize(("batch_size", "rows"), [(32, 256), (1, 256), (100, 300), (1000, 1000)])
+def test_a_shard_is_whole_batches(batch_size: int, rows: int) -> None:
+    assert shard_rows(batch_size) == rows
+
+
+def test_each_cut_has_its_own_place(tmp_path: Path) -> None:
+    """That of an uncut tower is where earlier versions put it: a cache may have cost days."""
+    whole, cut = (open_patches(Fake().build(tail_blocks), tmp_path) for tail_blocks in (0, 1))
+    assert whole.folder == tmp_path / "images" / "6f013d8a31eae2f6"
+    assert cut.folder.parent == whole.folder.parent
+    assert cut.folder != whole.folder
+    assert whole.fields == {"patches": (16, 16), "pooled": (16,)}
+    assert cut.fields == {"patches": (17, 16), "pooled": (16,)}
+
+
+@pytest.mark.parametrize("tail_blocks", [0, 1])
+def test_an_emptied_cache_is_filled_again_with_the_same_bytes(
+    photos: pl.DataFrame, tail_blocks: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.patches.SHARD", 4)
+    encoder = Fake().build(tail_blocks)
+    store = open_patches(encoder, tmp_path)
+    assert fill(encoder, store, photos, tmp_path) == 8
+    assert fill(encoder, store, photos, tmp_path) == 0
+    shards = {path.name: path.read_bytes() for path in store.folder.glob("*.arrow")}
+    assert len(shards) == 2
+    shutil.rmtree(tmp_path / "images")
+    again = open_patches(encoder, tmp_path)
+    assert fill(encoder, again, photos, tmp_path, workers=1) == 8
+    assert {path.name: path.read_bytes() for path in again.folder.glob("*.arrow")} == shards
+    key = image_keys(photos)[9]
+    assert key is not None
+    pixels = encoder.preprocess.apply(decode_image((tmp_path / "photos" / "9.png").read_bytes()))
+    expected = encoder.encode_images(torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None])
+    np.testing.assert_allclose(again.read([key], "patches"), expected.tokens_BNE.half().numpy(), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(again.read([key], "pooled"), expected.pooled_BE.half().numpy(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("shard", [2, 256])
+def test_a_disk_that_refuses_is_not_overheard(
+    photos: pl.DataFrame, shard: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Shards are written in another thread, the last one in this."""
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("pipeline.patches.SHARD", shard)
+    encoder = Fake().build()
+    store = open_patches(encoder, tmp_path)
+    monkeypatch.setattr(store, "write", full)
+    with pytest.raises(OSError, match="No space left"):
+        fill(encoder, store, photos, tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 65520.0, -1e6])
+def test_what_does_not_fit_into_float16_is_refused(value: float) -> None:
+    values = torch.zeros(2, 3, 4)
+    values[1, 2, 3] = value
+    with pytest.raises(UserError, match="not numbers, or too large"):
+        half(values)
+
+
+def test_what_fits_into_float16_is_kept() -> None:
+    values = torch.tensor([[65504.0, -65504.0, 0.0, -0.0, 1e-7, 0.1]])
+    np.testing.assert_array_equal(half(values), values.numpy().astype(np.float16))
+    np.testing.assert_array_equal(half(values.expand(3, -1)[:, 1:]), values.expand(3, -1)[:, 1:].half().numpy())
+    assert half(values[:0]).shape == (0, 6)
