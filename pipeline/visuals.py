@@ -106,9 +106,6 @@ class Visuals:
             progress=work.progress,
         )
         own = [None, *image_keys(images)]
-        if not any(own):
-            mend = "set extraction.mode to static, or give the items some"
-            raise UserError("extraction cannot learn: no item has an image", where="extraction.mode", mend=mend)
         has = np.array([key is not None for key in own])
         shown = control_items(has, self.extraction.control, self.seed)
         keys = [own[shown[item]] if has[item] else None for item in range(len(own))]

@@ -55,7 +55,7 @@ class TrainState:
     """All that training needs to go on: position alone determines its randomness, so no generator is kept."""
 
     tensors: dict[str, dict[str, Tensor]]
-    """by group (``weights``, ``optimizer``, ``best_weights``, ...) and name; an empty group is not kept"""
+    """by group (``weights``, ``optimizer``, ``best_weights``, ...) and name"""
     position: dict[str, Any]
     """JSON: the next epoch and step, sums, history"""
 
@@ -68,7 +68,10 @@ def save_state(folder: Path, state: TrainState) -> None:
         for name, tensor in named.items()
     }
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / _STATE, save(tensors, metadata={"position": json.dumps(state.position, allow_nan=False)}))
+    # The names of the groups too: one without tensors, such as an optimizer's before its first step, comes back empty.
+    described = {"position": state.position, "groups": list(state.tensors)}
+    metadata = {name: json.dumps(value, allow_nan=False) for name, value in described.items()}
+    _write(folder / _STATE, save(tensors, metadata=metadata))
 
 
 def load_state(folder: Path) -> TrainState | None:
@@ -76,12 +79,12 @@ def load_state(folder: Path) -> TrainState | None:
     path = folder / _STATE
     if not path.exists():
         return None
-    groups: dict[str, dict[str, Tensor]] = {}
     with safe_open(path, framework="pt") as file:
-        position = json.loads(file.metadata()["position"])
+        position, names = (json.loads(file.metadata()[name]) for name in ("position", "groups"))
+        groups: dict[str, dict[str, Tensor]] = {name: {} for name in names}
         for key in file.keys():  # noqa: SIM118 - not a mapping
             group, _, name = key.partition("/")
-            groups.setdefault(group, {})[name] = file.get_tensor(key)
+            groups[group][name] = file.get_tensor(key)
     return TrainState(groups, position)
 
 

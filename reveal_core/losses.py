@@ -111,6 +111,7 @@ def sampled_softmax_loss(
     return (partition_T - positive_T1[:, 0]).mean()
 
 
-def draw_negatives(num_negatives: int, num_items: int, generator: torch.Generator) -> Tensor:
-    """(K,) items drawn uniformly from 1..N, with replacement."""
-    return torch.randint(1, num_items + 1, (num_negatives,), generator=generator, device=generator.device)
+def draw_negatives(num_negatives: int, candidates_N: Tensor, generator: torch.Generator) -> Tensor:
+    """(K,) items drawn uniformly from the candidates, with replacement."""
+    places = torch.randint(len(candidates_N), (num_negatives,), generator=generator, device=generator.device)
+    return candidates_N[places]

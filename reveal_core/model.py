@@ -49,19 +49,40 @@ class ModelConfig(Config):
     about 30 times larger than ids and drowns them.
     """
 
+    id_shrinkage: float = 0.0
+    """Training interactions at which an id counts half: an item's id vector is scaled by ``n / (n + id_shrinkage)``.
+
+    Rare items are known by their content, which the softmax over ids would otherwise outshout.
+    """
+
     def __post_init__(self) -> None:
         if self.hidden_dim < 1 or self.max_seq_len < 1:
             raise ValueError("hidden_dim and max_seq_len must be at least 1")
         if not self.modalities or len(set(self.modalities)) != len(self.modalities):
             raise ValueError("modalities must name at least one of id, text, image, each at most once")
-        if not self.content_init > 0:
-            raise ValueError("content_init must be positive")
+        if not self.content_init > 0 or self.id_shrinkage < 0:
+            raise ValueError("content_init must be positive, id_shrinkage not negative")
         self.backbone.check(self.hidden_dim)
 
     @property
     def uses_content(self) -> bool:
         """Whether the items' text or image vectors are read."""
         return self.modalities != ("id",)
+
+
+class IdEmbedding(nn.Embedding):
+    """One learned vector for each item, as long as the item is well known."""
+
+    trust: Tensor
+
+    def __init__(self, train_counts: Tensor, shrinkage: float, hidden_dim: int) -> None:
+        super().__init__(len(train_counts), hidden_dim)
+        nn.init.normal_(self.weight, std=_ID_STD)
+        counts = train_counts.float()
+        self.register_buffer("trust", counts / (counts + shrinkage).clamp(min=1))
+
+    def forward(self, items_K: Tensor) -> Tensor:
+        return super().forward(items_K) * self.trust[items_K, None]
 
 
 class Projection(nn.Module):
@@ -89,13 +110,11 @@ class Projection(nn.Module):
 class ItemTower(nn.Module):
     """The vector of an item: the sum of its modalities. Inputs and candidates share it, so cold items have one too."""
 
-    def __init__(self, config: ModelConfig, features: ItemFeatures) -> None:
+    def __init__(self, config: ModelConfig, features: ItemFeatures, train_counts: Tensor) -> None:
         super().__init__()
-        self.num_items = features.num_items
         parts: dict[str, nn.Module] = {}
         if "id" in config.modalities:
-            parts["id"] = nn.Embedding(self.num_items + 1, config.hidden_dim)
-            nn.init.normal_(parts["id"].weight, std=_ID_STD)  # type: ignore[arg-type]
+            parts["id"] = IdEmbedding(train_counts, config.id_shrinkage, config.hidden_dim)
         std = _ID_STD * config.content_init
         if "text" in config.modalities:
             parts["text"] = Projection(features.text, features.has_text, config.hidden_dim, std)
@@ -132,11 +151,15 @@ class Scoring:
 class SequenceRecommender(nn.Module):
     """Scores items by the inner product of the backbone's last output and the item tower."""
 
-    def __init__(self, config: ModelConfig, features: ItemFeatures) -> None:
+    candidates: Tensor
+
+    def __init__(self, config: ModelConfig, features: ItemFeatures, train_counts: Tensor) -> None:
         super().__init__()
         self.config = config
         self.num_items = features.num_items
-        self.tower = ItemTower(config, features)
+        self.tower = ItemTower(config, features, train_counts)
+        # Items without a training interaction are not negatives: they would only ever be pushed down.
+        self.register_buffer("candidates", (train_counts > 0).nonzero()[:, 0], persistent=False)
         self.backbone = config.backbone.build(config.hidden_dim, config.max_seq_len)
 
     def item_vectors(self, without: Collection[str] = ()) -> Tensor:
@@ -162,8 +185,9 @@ class SequenceRecommender(nn.Module):
 
         def loss(table_ND: Tensor) -> Tensor:
             h_BLD = self.backbone(functional.embedding(batch.item_seq, table_ND), batch.seq_len)
-            return softmax_loss(h_BLD[asked_BL], table_ND[1:], targets_T - 1)
+            return softmax_loss(h_BLD[asked_BL], table_ND[self.candidates], places_T)
 
+        places_T = torch.searchsorted(self.candidates, targets_T)
         return Scoring(self.all_items, loss)
 
     def training_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -174,7 +198,7 @@ class SequenceRecommender(nn.Module):
     def _sampled(
         self, batch: Batch, asked_BL: Tensor, targets_T: Tensor, num_negatives: int, generator: torch.Generator
     ) -> Scoring:
-        negatives_K = draw_negatives(num_negatives, self.num_items, generator)
+        negatives_K = draw_negatives(num_negatives, self.candidates, generator)
         needed = torch.cat([batch.item_seq.flatten(), targets_T, negatives_K])
         items, place = torch.unique(needed, return_inverse=True)
         sizes = [batch.item_seq.numel(), len(targets_T), num_negatives]
@@ -183,7 +207,7 @@ class SequenceRecommender(nn.Module):
             x, positives_TD, negatives_KD = torch.split(functional.embedding(place, vectors), sizes)
             h_BLD = self.backbone(x.view(*batch.item_seq.shape, -1), batch.seq_len)
             return sampled_softmax_loss(
-                h_BLD[asked_BL], positives_TD, negatives_KD, targets_T, negatives_K, self.num_items
+                h_BLD[asked_BL], positives_TD, negatives_KD, targets_T, negatives_K, len(self.candidates)
             )
 
         return Scoring(items, loss)
@@ -224,8 +248,13 @@ class Without:
         return self.model.query_vectors(item_seq_BL, seq_len_B, self.modalities)
 
 
-def build_model(config: ModelConfig, features: ItemFeatures, seed: int) -> SequenceRecommender:
+def build_model(
+    config: ModelConfig, features: ItemFeatures, seed: int, train_counts: Tensor | None = None
+) -> SequenceRecommender:
     """A new model on the CPU; its weights depend on the arguments and on nothing else.
+
+    Args:
+        train_counts: (N + 1,) training interactions of each item, 0 for the padding; ``None`` = all items are known.
 
     Raises:
         ValueError: a modality is asked for that no item has a width for.
@@ -233,6 +262,9 @@ def build_model(config: ModelConfig, features: ItemFeatures, seed: int) -> Seque
     for modality, vectors in (("text", features.text), ("image", features.image)):
         if modality in config.modalities and not vectors.shape[1]:
             raise ValueError(f"the model wants {modality}, but the items have no {modality} vectors")
+    if train_counts is None:
+        train_counts = torch.full((features.num_items + 1,), torch.iinfo(torch.int32).max)
+        train_counts[PADDING] = 0
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return SequenceRecommender(config, features)
+        return SequenceRecommender(config, features, train_counts)

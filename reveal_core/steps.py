@@ -119,8 +119,9 @@ class Learner:
             factor = factors.get(group["owner"], 1.0)
             if self.avl.config.apply_to == "update":
                 group["lr"] *= factor
-            else:
-                torch._foreach_mul_(_gradients(group["params"]), factor)
+            elif factor != 1:
+                for gradient in _gradients(group["params"]):
+                    gradient.mul_(factor)
         self.optimizer.step()
         for group, rate in zip(groups, rates, strict=True):
             group["lr"] = rate
@@ -152,7 +153,9 @@ def _gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
 
 
 def _norm(tensors: Sequence[Tensor]) -> Tensor:
-    return torch.stack([tensor.norm() for tensor in tensors]).norm() if tensors else torch.zeros(())
+    # In float64: the square of a large finite number must stay one, since norms are written as JSON.
+    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors]
+    return torch.stack(norms).norm() if norms else torch.zeros(())
 
 
 def train_step(model: SequenceRecommender, learner: Learner, batch: Batch, seed: int, number: int) -> Update:

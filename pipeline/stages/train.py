@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 import polars as pl
+import torch
 
 from pipeline.files import FileDigests, write_json
 from pipeline.lineage import part_of, read_part
@@ -78,7 +79,8 @@ class Train(Stage):
         alternation = self._alternation(inputs, data, work)
         if alternation is not None:
             features = features.with_images(alternation.learner.look().vectors_NV)
-        model = build_model(self.model, features, self.seed)
+        counts = np.bincount(data.train.sequences.items, minlength=num_items + 1)
+        model = build_model(self.model, features, self.seed, torch.from_numpy(counts))
         started = time.monotonic()
         with work.progress.track("train", self.train.max_epochs * data.num_targets) as advance:
             result = fit(

@@ -23,8 +23,8 @@ from reveal_core.model import Scoring
 
 #: Clamp of the symmetric variant.
 _SYMMETRIC_RANGE = (0.2, 2.0)
-#: exp of more would overflow; every clamp has been reached long before.
-_LARGEST_GAP = 50.0
+#: exp of more would overflow.
+_LARGEST_GAP = 700.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class AvlConfig(Config):
     alpha: float = 1.0
     """Strength: 0 = none."""
     k_min: float = 0.1
-    """Smallest factor."""
+    """Smallest factor; no effect on the symmetric variant, which is held in 0.2..2."""
     k_max: float = 10.0
-    """Largest factor."""
+    """Largest factor; no effect on the symmetric variant."""
     mean: Literal["cumulative", "exponential"] = "cumulative"
     """What the mean losses are taken over: all readings alike, or the latest ones most."""
     decay: float = 0.98
@@ -56,6 +56,8 @@ class AvlConfig(Config):
             raise ValueError("want 0 < k_min <= 1 <= k_max")
         if self.alpha < 0 or not 0 < self.decay < 1 or self.every < 1:
             raise ValueError("alpha must not be negative, decay must lie in (0, 1), every must be at least 1")
+        if self.symmetric and self.apply_to == "loss":
+            raise ValueError("symmetric has factors below 1, which a loss cannot take: apply_to gradient or update")
 
 
 @dataclass

@@ -23,6 +23,7 @@ from torch import Tensor
 from reveal_core.balance.avl import Avl
 from reveal_core.checkpoint import optimizer_tensors, restore_optimizer
 from reveal_core.disk import atomic_path
+from reveal_core.errors import UserError
 from reveal_core.extraction.config import ExtractionConfig
 from reveal_core.extraction.feedback import KINDS, give_feedback, priority_of
 from reveal_core.extraction.promptbook import PromptBook, Rewriter
@@ -170,15 +171,24 @@ class Alternation:
             self.tally.add(update.measured)
             self.at.step += 1
             if self.at.step % _CHECKPOINT_EVERY == 0:
+                self._check()
                 save()
+        self._check()
         for parameter in model.parameters():
             parameter.requires_grad_(True)
+
+    def _check(self) -> None:
+        """Refuse numbers that are none before they are kept or shown to the model."""
+        learned = [parameter for parameter in self.learner.extractor.parameters() if parameter.requires_grad]
+        if not (math.isfinite(self.at.loss_sum) and all(bool(x.isfinite().all()) for x in learned)):
+            what = f"the loss is no longer a number (round {self.at.round + 1})"
+            raise UserError(what, where="extraction.lr", mend="make it smaller")
 
     def _finish(self, model: SequenceRecommender, epoch: int, validate: Callable[[], float]) -> None:
         look = self.show(model)
         has = torch.from_numpy(self.learner.source.has).to(model.device)
         before_KD, after_KD = self.frozen["image"][has], _frozen_parts(model)["image"][has]
-        moved = (after_KD - before_KD).norm(dim=1).mean() / before_KD.norm(dim=1).mean()
+        moved = (after_KD - before_KD).norm(dim=1).mean() / before_KD.norm(dim=1).mean().clamp(min=1e-12)
         table = pl.read_parquet(self._file("feedback", self.at.round + 1))
         done = Round(
             number=self.at.round + 1,

@@ -27,7 +27,8 @@ class Scale:
         flat = patches_BPF.flatten(0, 1).double()
         mean_F = flat.mean(dim=0)
         std = float((flat - mean_F).square().mean().sqrt())
-        return cls(mean_F.float(), std if std > 0 else 1.0)
+        # Patches that are all alike differ by rounding, which must not become their unit.
+        return cls(mean_F.float(), std if std > 1e-6 * float(flat.square().mean().sqrt()) else 1.0)
 
 
 class VisualExtractor(nn.Module):
@@ -61,7 +62,7 @@ class VisualExtractor(nn.Module):
         self.pooling = AttentionPooling(patch_dim, config.num_heads, config.num_prompts, text_dim)
         soft = config.mode in ("soft", "both")
         self.prompts = nn.Parameter(0.1 * torch.randn(config.num_prompts, patch_dim)) if soft else None
-        # The tail's own units: prompts enter it as tokens of about the size of the others.
+        # In the tail's own units: as the tokens beside them, prompts are scaled by the tokens' deviation.
         self.in_tail = soft and tail_blocks > 0
         self.register_buffer("token_std", sample_BNE.std())
         self.register_buffer("centre", torch.zeros(self.dim))
@@ -74,9 +75,9 @@ class VisualExtractor(nn.Module):
         return (vectors_BQF.flatten(1) - self.centre) / self.length, attention_BQP
 
     def set_units(self, centre_V: Tensor, length: float) -> None:
-        """What is subtracted from the vectors, and then what they are divided by, from now on."""
+        """What is subtracted from the vectors, and then what they are divided by (> 0), from now on."""
         self.centre.add_(centre_V.to(self.centre.device) * self.length)
-        self.length.mul_(length if length > 0 else 1.0)
+        self.length.mul_(length)
 
     def learned(self) -> dict[str, Tensor]:
         """All that is not the tail: what a checkpoint holds."""
@@ -88,9 +89,10 @@ class VisualExtractor(nn.Module):
         Raises:
             ValueError: the tensors are those of another extractor.
         """
-        missing, unknown = self.load_state_dict(learned, strict=False)
-        if unknown or any(not name.startswith("tail.") for name in missing):
-            raise ValueError(f"weights of another extractor: {missing}, {unknown}")
+        own = {name: tensor.shape for name, tensor in self.learned().items()}
+        if {name: tensor.shape for name, tensor in learned.items()} != own:
+            raise ValueError("the weights of another extractor")
+        self.load_state_dict(learned, strict=False)
 
     def _tail_prompts(self, batch_size: int) -> Tensor | None:
         if not self.in_tail or self.prompts is None:

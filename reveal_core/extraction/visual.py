@@ -29,6 +29,8 @@ from reveal_core.steps import Learner, Update, evaluating, seeded
 
 #: Items whose tokens are in memory at once when all are extracted.
 BLOCK = 256
+#: Deviations of a visual vector's numbers that mean nothing; those of patches are about 1.
+_ROUNDING = 1e-4
 
 
 class TokenSource(Protocol):
@@ -101,19 +103,21 @@ class VisualLearner:
 
         Once, at the start: afterwards the vectors move only as extraction learns, never by a change of units.
         """
-        count = max(int(self.source.has.sum()), 1)
-        total, square = torch.zeros(self.extractor.dim, dtype=torch.float64), 0.0
+        total, square, count = torch.zeros(self.extractor.dim, dtype=torch.float64), 0.0, 0
         with torch.no_grad():
             for items in self._blocks():
-                found = self._extract(items)[0].cpu().double()
-                total, square, count = (
-                    total + found.sum(dim=0),
-                    square + float(found.square().sum()),
-                    count + len(items),
-                )
-        centre = total / max(count, 1)
-        length = math.sqrt(max(square / max(count, 1) - float(centre.square().sum()), 0.0))
-        self.extractor.set_units(centre.float(), length)
+                found_BV = self._extract(items)[0].cpu().double()
+                total += found_BV.sum(dim=0)
+                square += float(found_BV.square().sum())
+                count += len(items)
+        centre_V, length = total / max(count, 1), math.sqrt(square / max(count, 1))
+        spread = math.sqrt(max(length**2 - float(centre_V.square().sum()), 0.0))
+        nothing = _ROUNDING * math.sqrt(self.extractor.dim)
+        if spread > nothing:
+            self.extractor.set_units(centre_V.float(), spread)
+        elif length > nothing:
+            # All show the same image: it stays, as the constant vector of static extraction does.
+            self.extractor.set_units(torch.zeros_like(centre_V).float(), length)
 
     def _blocks(self) -> Iterator[Int64s]:
         items = np.flatnonzero(self.source.has).astype(np.int64)

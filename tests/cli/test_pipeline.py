@@ -165,6 +165,47 @@ def test_only_what_changed_reruns(
     assert ran(reveal("run", *arguments)) == expected
 
 
+def test_what_has_no_effect_on_a_fixed_mean_reruns_nothing(reveal: Callable[..., dict]) -> None:
+    reveal("run")
+    settings = ["num_prompts=2", "lr=0.5", "recommender_epochs=1", "tail_blocks=1", "critic={kind: none}"]
+    for setting in [*(f"extraction.{one}" for one in settings), "avl.alpha=2", "avl.apply_to=loss"]:
+        assert ran(reveal("run", "--set", setting)) == [], setting
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        (["extraction.mode=soft", "extraction.tail_blocks=0"], ["train", "evaluate"]),
+        (["extraction.mode=both", "extraction.tail_blocks=0", "avl.enabled=true"], ["train", "evaluate"]),
+        (["extraction.mode=soft", "extraction.tail_blocks=1"], ["encode", "train", "evaluate"]),
+        (["extraction.control=shuffled"], ["train", "evaluate"]),
+        (["avl.enabled=true"], ["train", "evaluate"]),
+    ],
+    ids=lambda given: " ".join(given),
+)
+def test_learning_what_to_extract_reruns_what_learns(
+    reveal: Callable[..., dict], settings: list[str], expected: list[str]
+) -> None:
+    reveal("run")
+    options = [part for setting in ["extraction.recommender_epochs=1", *settings] for part in ("--set", setting)]
+    assert ran(reveal("run", *options)) == expected
+    assert ran(reveal("run", *options)) == []
+    assert ran(reveal("run")) == []
+
+
+def test_a_tail_that_suits_the_encoder_and_is_none_encodes_nothing(reveal: Callable[..., dict]) -> None:
+    reveal("extract")
+    answer = reveal("extract", "--set", "extraction.mode=soft")
+    encode = next(stage for stage in answer["stages"] if stage["stage"] == "encode")
+    assert (encode["report"]["tail_blocks"], encode["report"]["encoded"]) == (0, 0)
+
+
+def test_without_images_nothing_of_the_extraction_counts(reveal: Callable[..., dict]) -> None:
+    no_images = ("--set", "model.modalities=[id,text]")
+    reveal("run", *no_images)
+    assert ran(reveal("run", *no_images, "--set", "extraction.mode=both", "--set", "extraction.control=noise")) == []
+
+
 def test_one_changed_image_is_one_encoded_image(reveal: Callable[..., dict], shop: Path) -> None:
     reveal("extract")
     replace_an_image(shop)

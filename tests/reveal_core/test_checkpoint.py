@@ -70,30 +70,33 @@ def test_a_state_comes_back_bit_for_bit_and_replaces_the_last(tmp_path: Path) ->
     position = {"epoch": 2, "loss_sum": 0.1 + 0.2, "history": [{"valid": None}]}
     for number in (1.0, 2.0):
         state = TrainState(
-            weights={"a.b": torch.tensor([number, 1e-45])},
-            optimizer={"0.step": torch.tensor(number)},
-            best_weights={},
+            tensors={
+                "weights": {"a.b/c": torch.tensor([number, 1e-45])},
+                "optimizer": {"0.step": torch.tensor(number)},
+                "best_weights": {},
+            },
             position=position,
         )
         save_state(folder, state)
     loaded = load_state(folder)
     assert loaded is not None
-    assert torch.equal(loaded.weights["a.b"], torch.tensor([2.0, 1e-45]))
-    assert loaded.optimizer["0.step"].shape == ()
-    assert loaded.best_weights == {}
+    assert sorted(loaded.tensors) == ["best_weights", "optimizer", "weights"]
+    assert torch.equal(loaded.tensors["weights"]["a.b/c"], torch.tensor([2.0, 1e-45]))
+    assert loaded.tensors["optimizer"]["0.step"].shape == ()
+    assert loaded.tensors["best_weights"] == {}
     assert loaded.position == position
     assert len(list(folder.iterdir())) == 1
 
 
 def test_a_write_that_fails_leaves_the_last_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    save_state(tmp_path, TrainState({}, {}, {}, {"epoch": 1}))
+    save_state(tmp_path, TrainState({}, {"epoch": 1}))
 
     def full_disk(descriptor: int) -> None:
         raise OSError("no space left")
 
     monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="no space"):
-        save_state(tmp_path, TrainState({}, {}, {}, {"epoch": 2}))
+        save_state(tmp_path, TrainState({}, {"epoch": 2}))
     loaded = load_state(tmp_path)
     assert loaded is not None
     assert loaded.position == {"epoch": 1}

@@ -9,7 +9,7 @@ from reveal_core.backbones.sasrec import SasRec
 from reveal_core.batches import Batch
 from reveal_core.features import ItemFeatures
 from reveal_core.losses import SampledSoftmax
-from reveal_core.model import Modality, ModelConfig, SequenceRecommender, build_model
+from reveal_core.model import Modality, ModelConfig, SequenceRecommender, Without, build_model
 
 SUBSETS: list[tuple[Modality, ...]] = [
     ("id",),
@@ -131,6 +131,35 @@ def test_the_sampled_loss_is_near_the_full_one_with_many_negatives() -> None:
     sampled = model.training_loss(make_batch(), torch.Generator().manual_seed(0))
     full = make_model().eval().training_loss(make_batch(), torch.Generator())
     assert sampled.item() == pytest.approx(full.item(), abs=0.01)
+
+
+@torch.no_grad()
+def test_vectors_without_a_modality_are_the_sum_of_the_others() -> None:
+    model = make_model().eval()
+    batch, everything = make_batch(), model.item_vectors()
+    parts = model.tower.by_modality(model.all_items)
+    for name, part in parts.items():
+        assert not part[0].any()
+        others = Without(model, (name,)).item_vectors()  # type: ignore[arg-type]
+        torch.testing.assert_close(others, everything - part)
+        # What is read is without it too, as if it had been zero.
+        queries = Without(model, (name,)).query_vectors(batch.item_seq, batch.seq_len)  # type: ignore[arg-type]
+        h = model.backbone(others[batch.item_seq], batch.seq_len)
+        torch.testing.assert_close(queries, h[torch.arange(len(h)), batch.seq_len - 1])
+        assert not torch.allclose(queries, model.query_vectors(batch.item_seq, batch.seq_len))
+
+
+@torch.no_grad()
+def test_new_visual_vectors_are_shown_to_the_image_part_alone() -> None:
+    model = make_model()
+    before, features = model.tower.by_modality(model.all_items), make_features()
+    model.show_images(features.image.flip(1))
+    after = model.tower.by_modality(model.all_items)
+    has = features.has_image
+    torch.testing.assert_close(after["image"][has], model.tower.project_images(features.image.flip(1)[has]))
+    assert not torch.equal(after["image"][has], before["image"][has])
+    assert torch.equal(after["image"][~has], before["image"][~has])
+    assert torch.equal(after["text"], before["text"])
 
 
 def test_weights_depend_on_the_seed_alone() -> None:

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,20 +13,20 @@ import pytest
 import torch
 
 from reveal_core.backbones.sasrec import SasRec
+from reveal_core.balance.avl import Avl, AvlConfig
 from reveal_core.errors import UserError
 from reveal_core.evaluation import Cases
 from reveal_core.features import ItemFeatures
 from reveal_core.losses import SampledSoftmax
-from reveal_core.model import ModelConfig, SequenceRecommender, build_model
-from reveal_core.sequences import Sequences
+from reveal_core.model import Modality, ModelConfig, SequenceRecommender, build_model
+from reveal_core.sequences import Sequences, TrainingHistories
 from reveal_core.training import (
     Epoch,
     TrainConfig,
     TrainingData,
     TrainResult,
     fit,
-    make_optimizer,
-    step_seed,
+    make_avl,
 )
 
 NUM_ITEMS = 12
@@ -37,7 +38,7 @@ def cycle_data(num_users: int = 40) -> TrainingData:
     rng = np.random.default_rng(0)
     walks = [(start + np.arange(length)) % NUM_ITEMS + 1 for start, length in rng.integers(3, 9, size=(num_users, 2))]
     return TrainingData(
-        Sequences.from_lists([walk[:-1] for walk in walks]),
+        TrainingHistories(Sequences.from_lists([walk[:-1] for walk in walks]), "train"),
         Cases(
             np.arange(num_users),
             Sequences.from_lists([walk[:-1] for walk in walks]),
@@ -111,16 +112,30 @@ def test_the_global_generator_neither_matters_nor_moves(tmp_path: Path) -> None:
     assert other.history != results[0].history
 
 
-@pytest.mark.parametrize("changes", [{}, {"content": True, "loss": SampledSoftmax(num_negatives=5)}])
-def test_a_run_broken_anywhere_goes_on_to_the_same_end(tmp_path: Path, changes: dict[str, object]) -> None:
+@pytest.mark.parametrize(
+    ("changes", "avl"),
+    [
+        ({}, None),
+        ({"content": True, "loss": SampledSoftmax(num_negatives=5)}, None),
+        ({"content": True}, AvlConfig(enabled=True, every=2, alpha=5.0)),
+        ({"content": True}, AvlConfig(enabled=True, every=3, mean="exponential", symmetric=True, apply_to="gradient")),
+    ],
+)
+def test_a_run_broken_anywhere_goes_on_to_the_same_end(
+    tmp_path: Path, changes: dict[str, object], avl: AvlConfig | None
+) -> None:
+    def run(folder: Path, on_progress: Callable[[int], None]) -> TrainResult:
+        balance = None if avl is None else Avl(avl)
+        return fit(make_model(**changes), cycle_data(), CONFIG, 3, folder, on_progress, avl=balance)  # type: ignore[arg-type]
+
     told: list[int] = []
-    whole = fit(make_model(**changes), cycle_data(), CONFIG, 3, tmp_path / "whole", told.append)  # type: ignore[arg-type]
+    whole = run(tmp_path / "whole", told.append)
     assert len(told) > 4 * CONFIG.max_epochs
 
     class KilledError(Exception):
         pass
 
-    for last in range(1, len(told), 5):
+    for last in range(1, len(told), 3):  # 5 steps in an epoch: every place in it
         broken, done = tmp_path / f"broken{last}", 0
 
         def kill(targets: int) -> None:
@@ -130,9 +145,9 @@ def test_a_run_broken_anywhere_goes_on_to_the_same_end(tmp_path: Path, changes: 
                 raise KilledError
 
         with pytest.raises(KilledError):
-            fit(make_model(**changes), cycle_data(), CONFIG, 3, broken, on_progress=kill)  # type: ignore[arg-type]
+            run(broken, kill)
         told = []
-        resumed = fit(make_model(**changes), cycle_data(), CONFIG, 3, broken, told.append)  # type: ignore[arg-type]
+        resumed = run(broken, told.append)
         assert_same(resumed, whole)
         assert sum(told) == CONFIG.max_epochs * cycle_data().num_targets
 
@@ -176,26 +191,34 @@ def test_a_loss_that_is_no_number_is_one_clear_line(tmp_path: Path, part: str) -
     assert not list(tmp_path.iterdir())
 
 
+def test_norms_that_are_no_numbers_are_one_clear_line_even_while_the_weights_are(tmp_path: Path) -> None:
+    config = replace(CONFIG, lr=1e30, batch_size=1000, eval_every=2)
+    with pytest.raises(UserError, match=r"train\.lr: .*make it smaller"):
+        fit(make_model(), cycle_data(), config, 0, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("modalities", "enabled", "balances"),
+    [
+        (("id", "text", "image"), True, True),
+        (("text", "image"), True, True),
+        (("image", "id"), True, True),
+        (("id", "text", "image"), False, False),
+        (("image",), True, False),
+        (("id", "text"), True, False),
+        (("id",), True, False),
+    ],
+)
+def test_images_are_balanced_only_against_something(
+    modalities: tuple[Modality, ...], enabled: bool, balances: bool
+) -> None:
+    assert (make_avl(AvlConfig(enabled=enabled), modalities) is not None) == balances
+
+
 def test_nothing_to_train_on(tmp_path: Path) -> None:
-    data = cycle_data()
+    data, lonely = cycle_data(), TrainingHistories(Sequences.from_lists([[1], [2], []]), "train")
     with pytest.raises(UserError, match="two training interactions"):
-        fit(make_model(), replace(data, train=Sequences.from_lists([[1], [2], []])), CONFIG, 0, tmp_path)
+        fit(make_model(), replace(data, train=lonely), CONFIG, 0, tmp_path)
     nobody = Cases(np.array([], dtype=np.int64), Sequences.from_lists([]), np.array([], dtype=np.int64))
     with pytest.raises(UserError, match="nothing to validate on"):
         fit(make_model(), replace(data, valid=nobody), CONFIG, 0, tmp_path)
-
-
-def test_content_has_its_own_learning_rate() -> None:
-    model = make_model(content=True)
-    optimizer = make_optimizer(model, replace(CONFIG, content_lr_scale=0.5))
-    rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
-    owners = model.parameters_by_modality()
-    assert len(rates) == len(list(model.parameters()))
-    assert {rates[id(p)] for p in owners["id"] + owners["shared"]} == {0.01}
-    assert {rates[id(p)] for p in owners["text"] + owners["image"]} == {0.005}
-
-
-def test_steps_have_seeds_of_their_own() -> None:
-    seeds = {step_seed(seed, epoch, step) for seed in range(3) for epoch in range(10) for step in range(30)}
-    assert len(seeds) == 900
-    assert all(0 <= seed < 2**63 for seed in seeds)

@@ -54,9 +54,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def untrained() -> SequenceRecommender:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return SequenceRecommender(MODEL, ItemFeatures.from_frame(None, NUM_ITEMS)).eval()
+    return build_model(MODEL, ItemFeatures.from_frame(None, NUM_ITEMS), seed=0).eval()
 
 
 def run(inputs: dict[str, Path], out_dir: Path, model: ModelConfig = MODEL) -> dict[str, object]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from pipeline.stage import Report, Workspace
 from pipeline.stages.train import Train
 from reveal_core import schema
 from reveal_core.backbones.sasrec import SasRec
+from reveal_core.balance.avl import AvlConfig
 from reveal_core.checkpoint import load_model
 from reveal_core.errors import UserError
 from reveal_core.features import ItemFeatures
@@ -76,7 +78,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def write_split(rows: list[dict[str, object]], folder: Path) -> None:
     parts = split(frame(rows, schema.INTERACTIONS), LeaveLastOut())
     for name in ("train", "valid", "test"):
-        getattr(parts, name).write_parquet(folder / f"{name}.parquet")
+        getattr(parts, name).write_parquet(folder / f"{name}.parquet", metadata={"part": name})
 
 
 def run(stage: Train, inputs: dict[str, Path], folder: Path, progress: Recorder | None = None) -> Report:
@@ -98,7 +100,7 @@ def test_what_is_written_is_the_best_model_and_its_history(inputs: dict[str, Pat
     assert sorted(contents(out)) == ["history.json", "model.json", "model.safetensors"]
     history = json.loads((out / "history.json").read_text())
     assert [line["epoch"] for line in history] == [1, 2, 3]
-    assert all(set(line) == {"epoch", "train_loss", "valid"} for line in history)
+    assert all(set(line) == {"epoch", "train_loss", "valid", "measured"} for line in history)
     description = json.loads((out / "model.json").read_text())
     assert description["num_items"] == NUM_ITEMS
     assert description["valid"] == report["valid"] == history[report["best_epoch"] - 1]["valid"]
@@ -152,6 +154,29 @@ def test_a_split_without_training_rows_is_one_clear_line(inputs: dict[str, Path]
     write_split([], tmp_path / "split")
     with pytest.raises(UserError, match="no training interactions"):
         run(STAGE, {**inputs, "split": tmp_path / "split"}, tmp_path / "work")
+
+
+def test_rows_of_another_part_are_never_learned(inputs: dict[str, Path], tmp_path: Path) -> None:
+    split = tmp_path / "split"
+    shutil.copytree(inputs["split"], split)
+    (split / "valid.parquet").replace(split / "train.parquet")
+    with pytest.raises(UserError, match="holds the part 'valid' of the split, not 'train'"):
+        run(STAGE, {**inputs, "split": split}, tmp_path / "work")
+
+
+def test_avl_counts_only_with_a_modality_to_balance(inputs: dict[str, Path], tmp_path: Path) -> None:
+    avl = AvlConfig(enabled=True, every=1)
+    for name, stage in (("plain", STAGE), ("avl", replace(STAGE, avl=avl))):
+        run(stage, inputs, tmp_path / name)
+    one, two = contents(tmp_path / "plain/out"), contents(tmp_path / "avl/out")
+    assert one["model.safetensors"] != two["model.safetensors"]
+    measured = json.loads(two["history.json"])[-1]["measured"]
+    assert measured["avl/K"] != 1
+    assert not [name for name in json.loads(one["history.json"])[-1]["measured"] if name.startswith("avl/")]
+    image = replace(STAGE, model=replace(MODEL, modalities=("image",)))
+    for name, stage in (("image", image), ("image-avl", replace(image, avl=avl))):
+        run(stage, inputs, tmp_path / name)
+    assert contents(tmp_path / "image/out") == contents(tmp_path / "image-avl/out")
 
 
 def test_a_modality_that_no_item_has_is_one_clear_line(inputs: dict[str, Path], tmp_path: Path) -> None:
