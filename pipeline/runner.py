@@ -64,6 +64,8 @@ class Runner:
         """
         outcome: dict[str, tuple[StageStatus, Receipt]] = {}
         found: dict[str, StageStatus] = {}
+        for name in self._needed(until):
+            self.stages[name].check()
         with self.store.locked():
             for name in self._needed(until):
                 stage = self.stages[name]

@@ -69,6 +69,13 @@ class Stage(Config):
         """
         return {}
 
+    def check(self) -> None:
+        """See, before any stage runs, that what this one will need is at hand.
+
+        Raises:
+            UserError: what is missing, and how to get it.
+        """
+
     @abstractmethod
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         """Read the input folders (by stage name), write ``work.out_dir``, return what is worth telling (JSON)."""

@@ -34,7 +34,7 @@ SIZES = ((200, 200), (200, 200), (200, 200), (180, 216), (216, 184))
 SHARP = 3  # the product is drawn this many times too large
 SOFT = 2  # and the place, which is blurred anyway, this many
 
-MOTIF_SHARE = (0.27, 0.36)
+MOTIF_SHARE = (0.19, 0.25)
 """Side of the print, as a share of the picture's shorter side."""
 
 

@@ -26,7 +26,7 @@ from reveal_core.errors import UserError
 if TYPE_CHECKING:
     import polars as pl
 
-FORMAT = "reveal demo shop 1"
+FORMAT = "reveal demo shop 2"
 RECEIPT = "shop.json"
 CHUNK = 25
 

@@ -1,5 +1,6 @@
 """The stage graph of a manifest, in the order in which stages run."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.manifest import Manifest
@@ -43,7 +44,7 @@ def plan(manifest: Manifest) -> list[Stage]:
             seed=manifest.seed,
             model=manifest.model,
             train=manifest.train,
-            avl=manifest.avl if manifest.avl.enabled else AvlConfig(),
+            avl=manifest.avl if manifest.avl.enabled and "image" in manifest.model.modalities else AvlConfig(),
             extraction=extraction,
             encoder=manifest.encoder if extraction.learns else None,
             folder=folder,
@@ -59,8 +60,9 @@ def _extraction(manifest: Manifest) -> ExtractionConfig:
         return ExtractionConfig()
     if not manifest.extraction.learns:
         return ExtractionConfig(control=manifest.extraction.control)
-    if manifest.extraction.reads_text:
-        manifest.extraction.critic.check()
+    if not manifest.extraction.reads_text:
+        unread = ("template", "critic", "rewrite_share")
+        return replace(manifest.extraction, **{name: getattr(ExtractionConfig(), name) for name in unread})
     return manifest.extraction
 
 

@@ -28,6 +28,7 @@ from reveal_core.errors import UserError
 from reveal_core.evaluation import build_cases
 from reveal_core.extraction.alternation import Alternation, Round
 from reveal_core.extraction.config import ExtractionConfig
+from reveal_core.extraction.visual import Look
 from reveal_core.features import ItemFeatures
 from reveal_core.model import ModelConfig, build_model
 from reveal_core.schema import USER_INDEX
@@ -73,6 +74,10 @@ class Train(Stage):
         files = self.encoder.weights_files() if self.encoder is not None else ()
         return {f"weights {path.name}": digests.sha256(path) for path in files}
 
+    def check(self) -> None:
+        if self.encoder is not None and self.extraction.reads_text:
+            self.extraction.critic.check()
+
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         num_items = pl.scan_parquet(inputs["ingest"] / "items.parquet").select(pl.len()).collect().item()
         features, data = self._features(inputs, num_items), read_data(inputs["split"])
@@ -97,8 +102,9 @@ class Train(Stage):
         seconds = time.monotonic() - started
         model.load_state_dict(result.weights)
         if alternation is not None:
-            _save_extraction(work.out_dir, alternation, result.rounds)
-            features = features.with_images(alternation.show(model).vectors_NV)
+            look = alternation.learner.look()
+            features = features.with_images(look.vectors_NV)
+            _save_extraction(work.out_dir, alternation, look, result.rounds)
         best = result.history[result.best_epoch - 1].valid
         trained = {"num_items": num_items, "seed": self.seed, "best_epoch": result.best_epoch, "valid": best}
         save_model(work.out_dir, model, self.model, trained)
@@ -148,12 +154,12 @@ def read_data(split: Path) -> TrainingData:
     return TrainingData(TrainingHistories(histories, part_of(split / "train.parquet")), build_cases(train, valid))
 
 
-def _save_extraction(folder: Path, alternation: Alternation, rounds: list[Round]) -> None:
+def _save_extraction(folder: Path, alternation: Alternation, look: Look, rounds: list[Round]) -> None:
     from safetensors.torch import save_file
 
     with atomic_path(folder / "extractor.safetensors") as temporary:
         save_file({name: x.cpu().contiguous() for name, x in alternation.weights().items()}, temporary)
-    _save_array(folder / "attention.npy", alternation.learner.look().attention_NQP)
+    _save_array(folder / "attention.npy", look.attention_NQP)
     write_json(folder / "rounds.json", [asdict(done) for done in rounds])
     if alternation.folder.exists():
         shutil.copytree(alternation.folder, folder / "rounds")
