@@ -20,6 +20,7 @@ COMMANDS = {
     "ablate": ("cli.ablate", "Compare variants of a manifest under the same seeds."),
     "tune": ("cli.tune", "Look for better settings, judged on validation."),
     "demo-data": ("cli.demo_data", "Draw a small shop: product photos and shoppers' logs."),
+    "demo-truth": ("cli.demo_truth", "Judge learned attention by where the demo shop's prints are."),
 }
 
 

@@ -21,7 +21,13 @@ FORBIDDEN = {
     "cli": set(),
 }
 #: Folders whose files do not know each other; `base` is what they share.
-SIBLINGS = ("reveal_core/encoders", "reveal_core/backbones", "reveal_core/extraction/critics", "pipeline/adapters", "pipeline/stages")
+SIBLINGS = (
+    "reveal_core/encoders",
+    "reveal_core/backbones",
+    "reveal_core/extraction/critics",
+    "pipeline/adapters",
+    "pipeline/stages",
+)
 
 
 def module_name(path: Path) -> str:

@@ -68,8 +68,11 @@ def next_wanted(wanted: int, rng: np.random.Generator) -> int:
 
 
 def _visits(rng: np.random.Generator) -> NDArray[np.int64]:
-    """When one shopper buys, in seconds, ascending: a few evenings within the months they know the shop."""
-    count = 4 + int(rng.geometric(1 / 7))
+    """When one shopper buys, in seconds, ascending: a few evenings within the months they know the shop.
+
+    So few that the ids of the products cannot tell by themselves what the pictures show.
+    """
+    count = 3 + int(rng.geometric(1 / 2))
     first = rng.uniform(0, DAYS * 0.75)
     last = DAYS if rng.random() < 0.7 else rng.uniform(first + 20, DAYS)
     days = np.sort(np.floor(rng.uniform(first, last, count)))

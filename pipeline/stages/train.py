@@ -5,16 +5,18 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 import polars as pl
 import torch
+from safetensors.torch import save_file
 
 from pipeline.files import FileDigests, write_json
 from pipeline.lineage import part_of, read_part
+from pipeline.memory import forget_peak, peak_bytes
 from pipeline.stage import Progress, Report, Stage, Workspace
 from pipeline.visuals import Visuals
 from reveal_core.balance.avl import AvlConfig
@@ -30,7 +32,7 @@ from reveal_core.extraction.alternation import Alternation, Round
 from reveal_core.extraction.config import ExtractionConfig
 from reveal_core.extraction.visual import Look
 from reveal_core.features import ItemFeatures
-from reveal_core.model import ModelConfig, build_model
+from reveal_core.model import ModelConfig, SequenceRecommender, build_model
 from reveal_core.schema import USER_INDEX
 from reveal_core.sequences import Sequences, TrainingHistories
 from reveal_core.training import METRIC, Epoch, TrainConfig, TrainingData, TrainResult, fit, make_avl
@@ -42,8 +44,9 @@ class Train(Stage):
 
     Writes ``model.safetensors``, ``model.json`` (the configuration and what it was trained on), ``history.json``
     (every epoch); where it reads other visual vectors than those of the encode stage, ``item_images.npy``, (N + 1, V).
-    Learned extraction adds ``extractor.safetensors``, ``attention.npy`` (N + 1, Q, P; float16), ``rounds.json`` and for
-    each round ``rounds/feedback-<n>.parquet`` and ``rounds/prompts-<n>.parquet``.
+    Learned extraction adds ``extractor.safetensors``, ``attention.npy`` (N + 1, Q, P; float16),
+    ``teacher_history.json`` (the epochs of the recommender that it learned from), ``rounds.json`` and for each round
+    ``rounds/feedback-<n>.parquet`` and ``rounds/prompts-<n>.parquet``.
     """
 
     name: ClassVar[str] = "train"
@@ -79,47 +82,80 @@ class Train(Stage):
             self.extraction.critic.check()
 
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
+        forget_peak()
         num_items = pl.scan_parquet(inputs["ingest"] / "items.parquet").select(pl.len()).collect().item()
         features, data = self._features(inputs, num_items), read_data(inputs["split"])
         alternation = self._alternation(inputs, data, work)
-        if alternation is not None:
-            features = features.with_images(alternation.learner.look().vectors_NV)
-        counts = np.bincount(data.train.sequences.items, minlength=num_items + 1)
-        model = build_model(self.model, features, self.seed, torch.from_numpy(counts))
         started = time.monotonic()
-        with work.progress.track("train", self.train.max_epochs * data.num_targets) as advance:
-            result = fit(
-                model,
-                data,
-                self.train,
-                self.seed,
-                work.resume_dir,
-                advance,
-                lambda epoch: _tell(epoch, work.progress),
-                avl=make_avl(self.avl, self.model.modalities),
-                alternation=alternation,
-            )
-        seconds = time.monotonic() - started
-        model.load_state_dict(result.weights)
-        if alternation is not None:
-            look = alternation.learner.look()
-            features = features.with_images(look.vectors_NV)
-            _save_extraction(work.out_dir, alternation, look, result.rounds)
-        best = result.history[result.best_epoch - 1].valid
-        trained = {"num_items": num_items, "seed": self.seed, "best_epoch": result.best_epoch, "valid": best}
-        save_model(work.out_dir, model, self.model, trained)
+        if alternation is None:
+            outcome = self._fit(features, data, work, "train")
+        else:
+            outcome = self._learn_extraction(alternation, features, data, work)
+        result, best = outcome.result, outcome.best
+        trained = {"num_items": num_items, "seed": self.seed, "best_epoch": result.best_epoch, "valid": best.valid}
+        save_model(work.out_dir, outcome.model, self.model, trained)
         if self.replaces_images:
-            _save_array(work.out_dir / "item_images.npy", features.image.numpy())
+            _save_array(work.out_dir / "item_images.npy", outcome.features.image.numpy())
         write_json(work.out_dir / "history.json", [asdict(epoch) for epoch in result.history])
         return {
             "epochs": len(result.history),
             "best_epoch": result.best_epoch,
             "rounds": len(result.rounds),
-            "valid": best,
-            "parameters": sum(parameter.numel() for parameter in model.parameters()),
-            "seconds": round(seconds, 1),
-            "summary": _summary(result),
+            "valid": best.valid,
+            "parameters": sum(parameter.numel() for parameter in outcome.model.parameters()),
+            "seconds": round(time.monotonic() - started, 1),
+            "peak_memory_bytes": peak_bytes(),
+            "summary": f"best of {len(result.history)} epochs: {result.best_epoch}",
         }
+
+    def _fit(
+        self,
+        features: ItemFeatures,
+        data: TrainingData,
+        work: Workspace,
+        name: str,
+        alternation: Alternation | None = None,
+    ) -> _Outcome:
+        counts = np.bincount(data.train.sequences.items, minlength=features.num_items + 1)
+        model = build_model(self.model, features, self.seed, torch.from_numpy(counts))
+        with work.progress.track(name, self.train.max_epochs * data.num_targets) as advance:
+            result = fit(
+                model,
+                data,
+                self.train,
+                self.seed,
+                work.resume_dir / name.replace(" ", "-"),
+                advance,
+                lambda epoch: _tell(epoch, work.progress),
+                avl=make_avl(self.avl, self.model.modalities),
+                alternation=alternation,
+            )
+        model.load_state_dict(result.weights)
+        return _Outcome(model, features, result)
+
+    def _learn_extraction(
+        self, alternation: Alternation, features: ItemFeatures, data: TrainingData, work: Workspace
+    ) -> _Outcome:
+        """The alternation; then, if asked, a new recommender on what it extracts. Validation decides between them."""
+        learner = alternation.learner
+        outcome = self._fit(
+            features.with_images(learner.look().vectors_NV), data, work, "learn to extract", alternation
+        )
+        write_json(work.out_dir / "teacher_history.json", [asdict(epoch) for epoch in outcome.result.history])
+        look = learner.look()
+        outcome = replace(outcome, features=features.with_images(look.vectors_NV))
+        if self.extraction.refit:
+            units = learner.extractor.units
+            learner.calibrate()
+            refitted = self._fit(features.with_images(learner.look().vectors_NV), data, work, "train")
+            compared = f"a new one's {refitted.metric:.4f}, the teacher's {outcome.metric:.4f}"
+            work.progress.log(f"validation {METRIC} of the two recommenders: {compared}")
+            if refitted.metric > outcome.metric:
+                outcome = replace(refitted, result=replace(refitted.result, rounds=outcome.result.rounds))
+            else:
+                learner.extractor.units = units
+        _save_extraction(work.out_dir, alternation, look, outcome.result.rounds)
+        return outcome
 
     def _alternation(self, inputs: Mapping[str, Path], data: TrainingData, work: Workspace) -> Alternation | None:
         if self.encoder is None:
@@ -141,6 +177,23 @@ class Train(Stage):
         return features.with_images(shown)
 
 
+@dataclass(frozen=True)
+class _Outcome:
+    """A trained recommender, at its best epoch, and what it reads."""
+
+    model: SequenceRecommender
+    features: ItemFeatures
+    result: TrainResult
+
+    @property
+    def best(self) -> Epoch:
+        return self.result.history[self.result.best_epoch - 1]
+
+    @property
+    def metric(self) -> float:
+        return (self.best.valid or {})[METRIC]
+
+
 def read_data(split: Path) -> TrainingData:
     """Training histories and validation cases of a split artifact.
 
@@ -155,8 +208,6 @@ def read_data(split: Path) -> TrainingData:
 
 
 def _save_extraction(folder: Path, alternation: Alternation, look: Look, rounds: list[Round]) -> None:
-    from safetensors.torch import save_file
-
     with atomic_path(folder / "extractor.safetensors") as temporary:
         save_file({name: x.cpu().contiguous() for name, x in alternation.weights().items()}, temporary)
     _save_array(folder / "attention.npy", look.attention_NQP)
@@ -168,11 +219,6 @@ def _save_extraction(folder: Path, alternation: Alternation, look: Look, rounds:
 def _save_array(path: Path, values: np.ndarray) -> None:
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, values, allow_pickle=False)
-
-
-def _summary(result: TrainResult) -> str:
-    text = f"best of {len(result.history)} epochs: {result.best_epoch}"
-    return text if not result.rounds else f"{text}; {len(result.rounds)} rounds of extraction"
 
 
 def _tell(epoch: Epoch, progress: Progress) -> None:

@@ -45,10 +45,13 @@ class ExtractionConfig(Config):
     """Length of a visual pass, in passes over the items."""
     visual_batch: int = 256
     """Items whose images are extracted anew in one step of a visual pass."""
-    lr: float = 3e-3
+    lr: float = 1e-3
     """Learning rate of the prompts and the pooling (AdamW)."""
     weight_decay: float = 0.0
     """Decoupled weight decay of the prompts and the pooling, in units of the learning rate."""
+    refit: bool = True
+    """Whether a new recommender is trained at the end on what has been learned to extract; the one that taught has
+    fitted the vectors of the rounds before. Validation decides between the two."""
     uniform_share: float = 0.5
     """Share of the items of a visual pass drawn uniformly; the others are drawn by priority."""
 

@@ -74,10 +74,15 @@ class VisualExtractor(nn.Module):
         vectors_BQF, attention_BQP = self.pooling(patches_BPF, self.prompts, text_BT)
         return (vectors_BQF.flatten(1) - self.centre) / self.length, attention_BQP
 
-    def set_units(self, centre_V: Tensor, length: float) -> None:
-        """What is subtracted from the vectors, and then what they are divided by (> 0), from now on."""
-        self.centre.add_(centre_V.to(self.centre.device) * self.length)
-        self.length.mul_(length)
+    @property
+    def units(self) -> tuple[Tensor, Tensor]:
+        """What is subtracted from the vectors, (V,), and then what they are divided by (> 0)."""
+        return self.centre.clone(), self.length.clone()
+
+    @units.setter
+    def units(self, units: tuple[Tensor, Tensor]) -> None:
+        self.centre.copy_(units[0])
+        self.length.copy_(units[1])
 
     def learned(self) -> dict[str, Tensor]:
         """All that is not the tail: what a checkpoint holds."""

@@ -20,6 +20,9 @@ from reveal_core.sequences import Int64s, Sequences, TrainingHistories
 #: Length of the lists whose exposures count.
 LIST_LENGTH = 10
 
+#: Keeps a sum of nothing from dividing.
+_NOTHING = 1e-12
+
 KINDS = ("rank_higher", "stop_over_exposing", "none")
 
 #: One row for each item 1..N, sorted by item_index.
@@ -33,8 +36,8 @@ FEEDBACK: dict[str, pl.DataType] = {
     "wrong_exposures": pl.Int32(),  # those of users whose target it is not
     "need": pl.Float32(),  # what is lost where it is the target: sum of 1 - 1 / log2(1 + rank)
     "excess": pl.Float32(),  # what it takes from others: sum of 1 / log2(1 + place) over wrong exposures
-    "priority": pl.Float32(),  # need + excess as a share of all items'
-    "kind": pl.String(),  # one of KINDS: what most of the priority is for
+    "priority": pl.Float32(),  # mean of the item's shares of all need and of all excess
+    "kind": pl.String(),  # one of KINDS: the larger of the two shares
 }
 
 
@@ -99,14 +102,17 @@ def _summed_up(targets_U: Int64s, ranks_U: Floats, lists_UK: Int64s, num_items: 
     num_targets = per_item(targets_U)
     need = per_item(targets_U, 1 - 1 / np.log2(1 + ranks_U))
     excess = per_item(lists_UK[wrong_UK], np.broadcast_to(worth_K, lists_UK.shape)[wrong_UK])
-    total = (need + excess).sum()
+    # Lists name many more wrong items than there are targets: each side's sum counts half.
+    shares = [side / side.sum() for side in (need, excess) if side.sum() > 0]
+    priority = sum(shares, np.zeros(num_items)) / max(len(shares), 1)
+    hard = need / max(need.sum(), _NOTHING) >= excess / max(excess.sum(), _NOTHING)
     with np.errstate(invalid="ignore"):
         means = {
             "mean_rank": per_item(targets_U, ranks_U) / num_targets,
             "hit_rate_10": per_item(targets_U, (ranks_U <= 10).astype(np.float64)) / num_targets,
             "hit_rate_20": per_item(targets_U, (ranks_U <= 20).astype(np.float64)) / num_targets,
         }
-    kind = np.where(need + excess <= 0, "none", np.where(need >= excess, "rank_higher", "stop_over_exposing"))
+    kind = np.where(need + excess <= 0, "none", np.where(hard, "rank_higher", "stop_over_exposing"))
     return pl.DataFrame(
         {
             ITEM_INDEX: np.arange(1, num_items + 1),
@@ -116,7 +122,7 @@ def _summed_up(targets_U: Int64s, ranks_U: Floats, lists_UK: Int64s, num_items: 
             "wrong_exposures": per_item(lists_UK[wrong_UK]),
             "need": need,
             "excess": excess,
-            "priority": (need + excess) / total if total > 0 else np.zeros(num_items),
+            "priority": priority,
             "kind": kind,
         }
     ).cast(FEEDBACK)  # type: ignore[arg-type]

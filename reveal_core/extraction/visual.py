@@ -101,7 +101,7 @@ class VisualLearner:
     def calibrate(self) -> None:
         """Fix the centre and the length of the visual vectors at those of the present ones.
 
-        Once, at the start: afterwards the vectors move only as extraction learns, never by a change of units.
+        Never while a recommender reads them: its vectors move only as extraction learns, not by a change of units.
         """
         total, square, count = torch.zeros(self.extractor.dim, dtype=torch.float64), 0.0, 0
         with torch.no_grad():
@@ -114,10 +114,15 @@ class VisualLearner:
         spread = math.sqrt(max(length**2 - float(centre_V.square().sum()), 0.0))
         nothing = _ROUNDING * math.sqrt(self.extractor.dim)
         if spread > nothing:
-            self.extractor.set_units(centre_V.float(), spread)
+            self._rescale(centre_V, spread)
         elif length > nothing:
             # All show the same image: it stays, as the constant vector of static extraction does.
-            self.extractor.set_units(torch.zeros_like(centre_V).float(), length)
+            self._rescale(torch.zeros_like(centre_V), length)
+
+    def _rescale(self, centre_V: Tensor, length: float) -> None:
+        """Subtract and divide by these as well, both in the units so far."""
+        old_centre_V, old_length = self.extractor.units
+        self.extractor.units = old_centre_V + centre_V.to(old_centre_V) * old_length, old_length * length
 
     def _blocks(self) -> Iterator[Int64s]:
         items = np.flatnonzero(self.source.has).astype(np.int64)

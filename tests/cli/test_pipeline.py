@@ -167,7 +167,14 @@ def test_only_what_changed_reruns(
 
 def test_what_has_no_effect_on_a_fixed_mean_reruns_nothing(reveal: Callable[..., dict]) -> None:
     reveal("run")
-    settings = ["num_prompts=2", "lr=0.5", "recommender_epochs=1", "tail_blocks=1", "critic={kind: none}"]
+    settings = [
+        "num_prompts=2",
+        "lr=0.5",
+        "recommender_epochs=1",
+        "tail_blocks=1",
+        "critic={kind: none}",
+        "refit=false",
+    ]
     for setting in [*(f"extraction.{one}" for one in settings), "avl.alpha=2", "avl.apply_to=loss"]:
         assert ran(reveal("run", "--set", setting)) == [], setting
 
@@ -178,6 +185,7 @@ def test_what_has_no_effect_on_a_fixed_mean_reruns_nothing(reveal: Callable[...,
         (["extraction.mode=soft", "extraction.tail_blocks=0"], ["train", "evaluate"]),
         (["extraction.mode=both", "extraction.tail_blocks=0", "avl.enabled=true"], ["train", "evaluate"]),
         (["extraction.mode=soft", "extraction.tail_blocks=1"], ["encode", "train", "evaluate"]),
+        (["extraction.mode=soft", "extraction.tail_blocks=0", "extraction.refit=false"], ["train", "evaluate"]),
         (["extraction.control=shuffled"], ["train", "evaluate"]),
         (["avl.enabled=true"], ["train", "evaluate"]),
     ],

@@ -90,7 +90,7 @@ def run(stage: Train, inputs: dict[str, Path], folder: Path, progress: Recorder 
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def test_what_is_written_is_the_best_model_and_its_history(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -53,20 +53,23 @@ def test_without_anything_learned_each_prompt_gives_the_standardised_mean(
 
 
 @torch.no_grad()
-def test_units_are_what_is_subtracted_and_divided_by_each_time(shop: Any) -> None:
+def test_units_are_what_is_subtracted_and_then_divided_by(shop: Any) -> None:
     extractor, tokens = shop.extractor(config()), shop.tokens(1).tokens[1:4]
-    expected, _ = extractor(tokens, None)
+    bare, _ = extractor(tokens, None)
+    first = extractor.units
     for centre, length in ((torch.randn(extractor.dim), 2.5), (torch.randn(extractor.dim), 0.3)):
-        extractor.set_units(centre, length)
-        expected = (expected - centre) / length
-    torch.testing.assert_close(extractor(tokens, None)[0], expected)
+        extractor.units = centre, torch.tensor(length)
+        torch.testing.assert_close(extractor(tokens, None)[0], (bare - centre) / length)
+    # What was read before is a copy: it brings back the very numbers.
+    extractor.units = first
+    assert torch.equal(extractor(tokens, None)[0], bare)
 
 
 @pytest.mark.parametrize("mode", ["soft", "text", "both"])
 def test_what_was_learned_makes_another_extractor_the_same(shop: Any, mode: Mode) -> None:
     text_dim = 0 if mode == "soft" else 6
     one, other = (shop.extractor(config(mode), 1, text_dim, seed) for seed in (1, 2))
-    one.set_units(torch.randn(one.dim), 3.0)
+    one.units = torch.randn(one.dim), torch.tensor(3.0)
     tokens, asked = shop.tokens(1).tokens[1:4], texts(shop)[1:4] if text_dim else None
     with torch.no_grad():
         expected = one(tokens, asked)[0]

@@ -101,12 +101,14 @@ def expected_rows(asked: list[Asked], num_items: int) -> list[dict[str, Any]]:
                 "excess": excess,
             }
         )
-    total = sum(row["need"] + row["excess"] for row in rows)
+    totals = {side: sum(row[side] for row in rows) for side in ("need", "excess")}
+    sides = [side for side, total in totals.items() if total > 0]
     for row in rows:
-        wrong_here = row["need"] + row["excess"]
-        row["priority"] = wrong_here / total if total else 0.0
-        better = "rank_higher" if row["need"] >= row["excess"] else "stop_over_exposing"
-        row["kind"] = better if wrong_here else "none"
+        share = {side: row[side] / totals[side] if totals[side] else 0.0 for side in ("need", "excess")}
+        row["priority"] = sum(share.values()) / len(sides) if sides else 0.0
+        better = "rank_higher" if share["need"] >= share["excess"] else "stop_over_exposing"
+        row["kind"] = better if row["need"] + row["excess"] else "none"
+        row["even"] = abs(share["need"] - share["excess"]) < 1e-9
     return rows
 
 
@@ -130,8 +132,8 @@ def test_everything_is_what_counting_by_hand_gives(shop: tuple[int, list[list[in
     assert dict(feedback.table.schema) == FEEDBACK
     rows = expected_rows(asked, num_items)
     for found, expected in zip(feedback.table.iter_rows(named=True), rows, strict=True):
-        # Where need and excess are equal but for rounding, either kind is right.
-        if abs(expected["need"] - expected["excess"]) < 1e-9:
+        # Where the shares are equal but for rounding, either kind is right.
+        if expected.pop("even"):
             expected["kind"] = found["kind"] if expected["need"] else "none"
         assert found.pop("kind") == expected.pop("kind")
         assert {name for name in found if found[name] is None} == {name for name in expected if expected[name] is None}

@@ -255,6 +255,22 @@ def test_vectors_begin_as_the_standardised_mean_of_the_patches(shop: Any, monkey
     assert (found.astype(np.float64) ** 2).sum(axis=1).mean() == pytest.approx(1.0, rel=1e-4)
 
 
+@torch.no_grad()
+def test_calibrated_again_the_vectors_are_standardised_in_the_units_of_the_patches(shop: Any) -> None:
+    """However often and from whatever units: the old ones leave no trace."""
+    learner = shop.learner(CONFIG)
+    extractor, tokens = learner.extractor, shop.tokens(1).tokens[shop.has]
+    extractor.prompts.add_(1.0)
+    extractor.units = torch.zeros(extractor.dim), torch.ones(())
+    bare = extractor(tokens, None)[0].numpy()
+    for _ in range(2):
+        extractor.units = torch.linspace(-3, 3, extractor.dim), torch.tensor(0.2)
+        learner.calibrate()
+        learner.calibrate()
+        np.testing.assert_allclose(learner.look().vectors_NV[shop.has].numpy(), standardise(bare), atol=1e-4)
+        np.testing.assert_allclose(extractor.units[0].numpy(), bare.mean(axis=0), atol=1e-4)
+
+
 @pytest.mark.parametrize(("uniform", "length"), [(False, 1.0), (True, 0.0)])
 def test_where_all_show_one_image_it_stays_and_rounding_is_not_taken_for_a_difference(
     shop: Any, monkeypatch: pytest.MonkeyPatch, uniform: bool, length: float

@@ -1,0 +1,43 @@
+"""`reveal demo-truth`: whether learned attention rests where the demo shop's shoppers look."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+
+@click.command("demo-truth")
+@click.option(
+    "--shop", type=click.Path(path_type=Path), default=Path("demo-data"), show_default=True, help="The demo shop."
+)
+@click.option(
+    "--run",
+    type=click.Path(path_type=Path),
+    default=Path("artifacts/runs/demo"),
+    show_default=True,
+    help="A run over it, with learned extraction.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
+def command(shop: Path, run: Path, as_json: bool) -> None:
+    """Compare learned attention with where the prints are that shoppers choose by.
+
+    The ratio is the share of a prompt's attention on the print over the print's share of the picture: 1 is what
+    uniform attention, the static mean of the patches, would have.
+
+    \b
+    Example:
+      reveal run --manifest manifests/demo.yaml --set extraction.mode=soft
+      reveal demo-truth
+    """
+    from pipeline.demo_shop.judge import judge_attention
+
+    judged = judge_attention(shop, run)
+    if as_json:
+        click.echo(json.dumps(judged))
+        return
+    click.echo(f"{judged['items']:,} pictures; the print covers {judged['area']:.1%} of them")
+    for number, (mass, ratio) in enumerate(zip(judged["mass"], judged["ratio"], strict=True), 1):
+        click.echo(f"  prompt {number}: {mass:.1%} of its attention is on the print, {ratio:.1f} times its share")
+    click.echo(f"  mean of the prompts: {judged['mean_ratio']:.1f} times (uniform attention: 1.0)")

@@ -1,0 +1,86 @@
+"""How much of the attention rests on the print that shoppers choose by: the demo shop knows where it is.
+
+N items, Q prompts, P patches of a grid.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from pipeline.files import read_json
+from reveal_core.errors import UserError
+from reveal_core.images import Preprocess
+from reveal_core.schema import ITEM_ID, ITEM_INDEX
+
+Floats = npt.NDArray[np.float64]
+
+_BOX = ("x0", "y0", "x1", "y1", "width", "height")
+
+
+def judge_attention(shop: Path, run: Path) -> dict[str, Any]:
+    """The attention of a run's learned extraction, judged by the shop's truth.
+
+    Returns:
+        ``items`` judged; ``area``: mean share of the picture, as the encoder sees it, that the print covers;
+        ``mass``: mean share of each prompt's attention inside it; ``ratio``: ``mass / area`` of each prompt, 1 for
+        uniform attention; ``mean_ratio`` over the prompts.
+
+    Raises:
+        UserError: there is no truth, or no learned attention.
+    """
+    truth_path, attention_path = shop / "truth.parquet", run / "train" / "attention.npy"
+    if not truth_path.is_file():
+        raise UserError("no truth.parquet", where=str(shop), mend="name the folder that `reveal demo-data` made")
+    if not attention_path.is_file():
+        mend = "run the manifest with --set extraction.mode=soft"
+        raise UserError("no learned attention", where=str(run), mend=mend)
+    items = pl.read_parquet(run / "ingest" / "items.parquet", columns=[ITEM_INDEX, ITEM_ID])
+    boxes = items.join(pl.read_parquet(truth_path), on=ITEM_ID, how="left", maintain_order="left").select(_BOX)
+    report = read_json(run / "encode" / "receipt.json")["report"]
+    attention_NQP = np.load(attention_path, allow_pickle=False)[1:].astype(np.float64)
+    if len(attention_NQP) != len(boxes):
+        raise UserError("the run is of another shop", where=str(run), mend="name the shop that it was run on")
+    judged = boxes.select(pl.all_horizontal(pl.all().is_not_null())).to_series().to_numpy()
+    judged &= attention_NQP.sum(axis=(1, 2)) > 0
+    preprocess = _preprocess(report["fingerprint"]["preprocess"])
+    covered_NP = cover(boxes.filter(pl.Series(judged)), preprocess, tuple(report["grid"]))
+    area = float(covered_NP.mean())
+    mass_Q = np.einsum("nqp,np->nq", attention_NQP[judged], covered_NP).mean(axis=0)
+    ratios = (mass_Q / area).tolist()
+    return {
+        "items": int(judged.sum()),
+        "area": area,
+        "mass": mass_Q.tolist(),
+        "ratio": ratios,
+        "mean_ratio": float(np.mean(ratios)),
+    }
+
+
+def cover(boxes: pl.DataFrame, preprocess: Preprocess, grid: tuple[int, int]) -> Floats:
+    """(N, P): the share of each patch that the box covers, once the picture has been resized and cut for the encoder.
+
+    A white box on black goes through the very preprocessing that the picture went through.
+    """
+    from PIL import Image, ImageDraw
+
+    rows, columns = grid
+    covered_NP = np.empty((len(boxes), rows * columns))
+    for patches_P, (x0, y0, x1, y1, width, height) in zip(covered_NP, boxes.iter_rows(), strict=True):
+        mask = Image.new("RGB", (width, height))
+        ImageDraw.Draw(mask).rectangle((x0, y0, x1 - 1, y1 - 1), fill="white")
+        seen_HW = preprocess.apply(mask)[..., 0] / 255
+        height_p, width_p = seen_HW.shape[0] // rows, seen_HW.shape[1] // columns
+        cut = seen_HW[: rows * height_p, : columns * width_p].reshape(rows, height_p, columns, width_p)
+        patches_P[:] = cut.mean(axis=(1, 3)).reshape(-1)
+    return covered_NP
+
+
+def _preprocess(known: dict[str, Any]) -> Preprocess:
+    """From the encoder's fingerprint, where JSON has made lists of tuples."""
+    settings: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in known.items()}
+    return Preprocess(**settings)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from pipeline.demo_shop.judge import cover, judge_attention
+from reveal_core.errors import UserError
+from reveal_core.images import Preprocess
+
+SQUASH = Preprocess(size=(32, 32), resize_mode="squash", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+CROPPED = Preprocess(size=(32, 32), crop_pct=0.5, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+
+
+def box(*values: int) -> pl.DataFrame:
+    return pl.DataFrame([values], schema=["x0", "y0", "x1", "y1", "width", "height"], orient="row")
+
+
+def test_a_box_covers_the_patches_that_it_covers() -> None:
+    # The left half of the upper left quarter of 64 x 64 pixels, on a grid of 2 x 2.
+    covered = cover(box(0, 0, 16, 32, 64, 64), SQUASH, (2, 2))
+    assert covered == pytest.approx(np.array([[0.5, 0, 0, 0]]), abs=0.02)
+
+
+def test_what_the_crop_cuts_off_is_not_seen() -> None:
+    # Resized to 64 x 64 and cut to the middle 32 x 32: of the left half of the picture the left half of it remains.
+    assert cover(box(0, 0, 64, 128, 128, 128), CROPPED, (1, 2)) == pytest.approx(np.array([[1.0, 0.0]]), abs=0.04)
+    assert cover(box(0, 0, 20, 20, 128, 128), CROPPED, (2, 2)).sum() == 0
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> tuple[Path, Path]:
+    """A shop of three pictures, one of them missing, and a run that attends to the upper left patch alone."""
+    shop, run = tmp_path / "shop", tmp_path / "run"
+    for folder in (shop, run / "train", run / "ingest", run / "encode"):
+        folder.mkdir(parents=True)
+    ids = ["a", "b", "c"]
+    frame = pl.concat([box(0, 0, 32, 32, 64, 64), box(32, 32, 64, 64, 64, 64), box(0, 0, 1, 1, 1, 1)])
+    missing = pl.int_range(pl.len()) == 2
+    truth = frame.with_columns(pl.when(~missing).then(pl.all()))
+    truth.insert_column(0, pl.Series("item_id", ids)).write_parquet(shop / "truth.parquet")
+    pl.DataFrame({"item_index": [1, 2, 3], "item_id": ids}).write_parquet(run / "ingest" / "items.parquet")
+    preprocess = {"size": [32, 32], "resize_mode": "squash", "mean": [0.5] * 3, "std": [0.5] * 3}
+    report = {"fingerprint": {"preprocess": preprocess}, "grid": [2, 2]}
+    (run / "encode" / "receipt.json").write_text(json.dumps({"report": report}))
+    attention = np.zeros((4, 2, 4), dtype=np.float16)
+    attention[1:3, 0, 0] = 1
+    attention[1:3, 1] = 0.25
+    np.save(run / "train" / "attention.npy", attention)
+    return shop, run
+
+
+def test_ratios_are_mass_over_area(places: tuple[Path, Path]) -> None:
+    judged = judge_attention(*places)
+    assert judged["items"] == 2
+    assert judged["area"] == pytest.approx(0.25, abs=0.01)
+    # The first prompt is on the print of the one picture and beside that of the other; the second is everywhere.
+    assert judged["ratio"] == pytest.approx([2.0, 1.0], abs=0.1)
+    assert judged["mean_ratio"] == pytest.approx(1.5, abs=0.1)
+
+
+def test_what_cannot_be_judged_is_one_clear_line(places: tuple[Path, Path], tmp_path: Path) -> None:
+    shop, run = places
+    with pytest.raises(UserError, match="no truth"):
+        judge_attention(tmp_path, run)
+    np.save(run / "train" / "attention.npy", np.zeros((9, 2, 4), dtype=np.float16))
+    with pytest.raises(UserError, match="another shop"):
+        judge_attention(shop, run)
+    (run / "train" / "attention.npy").unlink()
+    with pytest.raises(UserError, match="no learned attention"):
+        judge_attention(shop, run)
