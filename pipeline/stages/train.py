@@ -42,8 +42,9 @@ from reveal_core.training import METRIC, Epoch, TrainConfig, TrainingData, Train
 class Train(Stage):
     """Fit the model to the training interactions; keep the weights of the best validation.
 
-    Writes ``model.safetensors``, ``model.json`` (the configuration and what it was trained on), ``history.json``
-    (every epoch); where it reads other visual vectors than those of the encode stage, ``item_images.npy``, (N + 1, V).
+    Writes ``model.safetensors``, ``model.json`` (the configuration, what it was trained on, and which round of learned
+    extraction it reads), ``history.json`` (every epoch); where it reads other visual vectors than those of the encode
+    stage, ``item_images.npy``, (N + 1, V).
     Learned extraction adds ``extractor.safetensors``, ``attention.npy`` (N + 1, Q, P; float16),
     ``teacher_history.json`` (the epochs of the recommender that it learned from), ``rounds.json`` and for each round
     ``rounds/feedback-<n>.parquet`` and ``rounds/prompts-<n>.parquet``.
@@ -93,6 +94,8 @@ class Train(Stage):
             outcome = self._learn_extraction(alternation, features, data, work)
         result, best = outcome.result, outcome.best
         trained = {"num_items": num_items, "seed": self.seed, "best_epoch": result.best_epoch, "valid": best.valid}
+        if alternation is not None:
+            trained["extraction"] = {"round": alternation.at.round, "refitted": outcome.refitted}
         save_model(work.out_dir, outcome.model, self.model, trained)
         if self.replaces_images:
             _save_array(work.out_dir / "item_images.npy", outcome.features.image.numpy())
@@ -151,7 +154,8 @@ class Train(Stage):
             compared = f"a new one's {refitted.metric:.4f}, the teacher's {outcome.metric:.4f}"
             work.progress.log(f"validation {METRIC} of the two recommenders: {compared}")
             if refitted.metric > outcome.metric:
-                outcome = replace(refitted, result=replace(refitted.result, rounds=outcome.result.rounds))
+                result = replace(refitted.result, rounds=outcome.result.rounds)
+                outcome = replace(refitted, result=result, refitted=True)
             else:
                 learner.extractor.units = units
         _save_extraction(work.out_dir, alternation, look, outcome.result.rounds)
@@ -184,6 +188,8 @@ class _Outcome:
     model: SequenceRecommender
     features: ItemFeatures
     result: TrainResult
+    refitted: bool = False
+    """whether it took the place of the recommender that taught the extraction"""
 
     @property
     def best(self) -> Epoch:

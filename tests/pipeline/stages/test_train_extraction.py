@@ -149,7 +149,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(visual_shop: Any, phase: str, li
 
 
 class Weakened:
-    """The real training, but one of the two phases learns next to nothing; remembers how both ended."""
+    """The real training, but one phase learns next to nothing and the other fast; remembers how both ended."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, loser: str) -> None:
         self.loser, self.ended, self.fit = loser, dict[str, TrainResult](), training.fit
@@ -158,7 +158,7 @@ class Weakened:
     def __call__(self, model: Any, data: Any, config: Any, *rest: Any, alternation: Any, **more: Any) -> TrainResult:
         phase = REFIT if alternation is None else TEACH
         # One look, at the end: the extraction that is kept is that of all rounds.
-        config = replace(config, lr=1e-9 if phase == self.loser else config.lr, eval_every=config.max_epochs)
+        config = replace(config, lr=1e-9 if phase == self.loser else 0.03, eval_every=config.max_epochs)
         self.ended[phase] = self.fit(model, data, config, *rest, alternation=alternation, **more)
         return self.ended[phase]
 
