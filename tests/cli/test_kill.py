@@ -81,7 +81,7 @@ def test_killed_again_and_again_it_ends_the_same(manifest: Path, tmp_path: Path)
     while True:
         run = start(manifest, tmp_path / "broken")
         try:
-            _, errors = run.communicate(timeout=moments.uniform(0.3, 0.8) * longest if kills < 5 else None)
+            _, errors = run.communicate(timeout=moments.uniform(0.2, 0.6) * longest if kills < 5 else None)
         except subprocess.TimeoutExpired:
             run.send_signal(signal.SIGKILL)
             run.communicate()
