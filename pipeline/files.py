@@ -1,4 +1,4 @@
-"""JSON files, and digests of the user's files that are only recomputed when a file changed."""
+"""JSON and array files, and digests of the user's files that are only recomputed when a file changed."""
 
 from __future__ import annotations
 
@@ -7,10 +7,13 @@ import json
 import sqlite3
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from reveal_core.disk import atomic_path, digest_file
 from reveal_core.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 
 def canonical_json(value: object) -> str:
@@ -37,6 +40,14 @@ def write_json(path: Path, value: object) -> None:
     """Write indented JSON with sorted keys, atomically."""
     with atomic_path(path) as temporary:
         temporary.write_text(json.dumps(value, sort_keys=True, indent=2, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def write_array(path: Path, values: npt.NDArray[Any]) -> None:
+    """Write a ``.npy`` file, atomically."""
+    import numpy as np
+
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        np.save(file, values, allow_pickle=False)
 
 
 def read_json(path: Path) -> Any:

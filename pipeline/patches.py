@@ -11,9 +11,10 @@ import numpy as np
 import polars as pl
 
 from pipeline.decoding import decoded_batches
+from pipeline.files import FileDigests
 from pipeline.shards import ArrayStore, Halves
-from pipeline.stage import Progress
-from reveal_core.encoders.base import Encoder
+from pipeline.stage import Progress, Workspace
+from reveal_core.encoders.base import Encoder, EncoderSettings
 from reveal_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -28,6 +29,25 @@ def open_patches(encoder: Encoder, cache_dir: Path) -> ArrayStore:
     num_tokens = encoder.num_prefix + encoder.grid[0] * encoder.grid[1]
     fields = {"patches": (num_tokens, encoder.patch_dim), "pooled": (encoder.image_dim,)}
     return ArrayStore(cache_dir / "images", encoder.image_fingerprint, fields)
+
+
+def filled_patches(
+    encoder: Encoder, images: pl.DataFrame, work: Workspace, *, folder: str | None, batch_size: int, workers: int
+) -> tuple[ArrayStore, int]:
+    """The encoder's part of the cache with all of ``images`` in it, and how many had to be encoded for that.
+
+    Arguments and errors are those of :func:`fill_cache`.
+    """
+    store = open_patches(encoder, work.cache_dir)
+    encoded = fill_cache(
+        encoder, store, images, folder=folder, batch_size=batch_size, workers=workers, progress=work.progress
+    )
+    return store, encoded
+
+
+def weights_digests(encoder: EncoderSettings, digests: FileDigests) -> dict[str, str]:
+    """What an encoder's results depend on outside the pipeline, for :meth:`pipeline.stage.Stage.external`."""
+    return {f"weights {path.name}": digests.sha256(path) for path in encoder.weights_files()}
 
 
 def image_keys(images: pl.DataFrame) -> list[str | None]:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from pipeline.patches import fill_cache, image_keys, open_patches
+from pipeline.patches import filled_patches, image_keys
 from pipeline.shards import ArrayStore
 from pipeline.stage import Workspace
 from reveal_core.balance.avl import Avl
@@ -94,17 +94,9 @@ class Visuals:
         )
 
     def _tokens(self, encoder: Encoder, images: pl.DataFrame, work: Workspace) -> CachedTokens:
-        store = open_patches(encoder, work.cache_dir)
         # The encode stage has filled the cache; but a cache may be emptied at any time.
-        fill_cache(
-            encoder,
-            store,
-            images,
-            folder=self.folder,
-            batch_size=self.encoder.batch_size,
-            workers=self.workers,
-            progress=work.progress,
-        )
+        size = self.encoder.batch_size
+        store, _ = filled_patches(encoder, images, work, folder=self.folder, batch_size=size, workers=self.workers)
         own = [None, *image_keys(images)]
         has = np.array([key is not None for key in own])
         shown = control_items(has, self.extraction.control, self.seed)

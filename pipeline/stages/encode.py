@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.files import FileDigests
-from pipeline.patches import fill_cache, half, image_keys, open_patches, shard_rows
+from pipeline.patches import filled_patches, half, image_keys, shard_rows, weights_digests
 from pipeline.shards import ArrayStore
 from pipeline.stage import Report, Stage, Workspace
 from reveal_core.config import runtime
@@ -52,22 +52,16 @@ class Encode(Stage):
         return ("ingest/items.parquet", "images")
 
     def external(self, digests: FileDigests) -> dict[str, str]:
-        return {f"weights {path.name}": digests.sha256(path) for path in self.encoder.weights_files()}
+        return weights_digests(self.encoder, digests)
 
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         items = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID, *TEXT_FIELDS])
         images = pl.read_parquet(inputs["images"] / "images.parquet", columns=["path", "sha256", "status"])
         keys = image_keys(images)
         encoder = self.encoder.build(self.tail_blocks)
-        patches = open_patches(encoder, work.cache_dir)
-        encoded = fill_cache(
-            encoder,
-            patches,
-            images,
-            folder=self.folder,
-            batch_size=self.encoder.batch_size,
-            workers=self.workers,
-            progress=work.progress,
+        size = self.encoder.batch_size
+        patches, encoded = filled_patches(
+            encoder, images, work, folder=self.folder, batch_size=size, workers=self.workers
         )
         from_cache = len(set(keys) - {None}) - encoded
         texts = [item_text(row) if encoder.text_dim else None for row in items.iter_rows(named=True)]

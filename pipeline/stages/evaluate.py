@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from pipeline.files import read_json, write_json
+from pipeline.files import read_json, write_array, write_json
 from pipeline.stage import Report, Stage, Workspace
 from reveal_core.checkpoint import load_model
 from reveal_core.config import runtime
@@ -95,8 +95,7 @@ def _write(
     with atomic_path(folder / "recommendations.parquet") as temporary:
         lists = recommendations(result, cases["test"], users, catalogue)
         lists.write_parquet(temporary, compression="zstd", statistics=True)
-    with atomic_path(folder / "item_vectors.npy") as temporary, temporary.open("wb") as file:
-        np.save(file, result.item_vectors, allow_pickle=False)
+    write_array(folder / "item_vectors.npy", result.item_vectors)
     with atomic_path(folder / "index.faiss") as temporary:
         save_index(build_index(result.item_vectors), temporary)
 

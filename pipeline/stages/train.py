@@ -14,9 +14,10 @@ import polars as pl
 import torch
 from safetensors.torch import save_file
 
-from pipeline.files import FileDigests, write_json
+from pipeline.files import FileDigests, write_array, write_json
 from pipeline.lineage import part_of, read_part
 from pipeline.memory import forget_peak, peak_bytes
+from pipeline.patches import weights_digests
 from pipeline.stage import Progress, Report, Stage, Workspace
 from pipeline.visuals import Visuals
 from reveal_core.balance.avl import AvlConfig
@@ -75,8 +76,7 @@ class Train(Stage):
         return "image" in self.model.modalities and (self.extraction.learns or self.extraction.control != "none")
 
     def external(self, digests: FileDigests) -> dict[str, str]:
-        files = self.encoder.weights_files() if self.encoder is not None else ()
-        return {f"weights {path.name}": digests.sha256(path) for path in files}
+        return weights_digests(self.encoder, digests) if self.encoder is not None else {}
 
     def check(self) -> None:
         if self.encoder is not None and self.extraction.reads_text:
@@ -98,7 +98,7 @@ class Train(Stage):
             trained["extraction"] = {"round": alternation.at.round, "refitted": outcome.refitted}
         save_model(work.out_dir, outcome.model, self.model, trained)
         if self.replaces_images:
-            _save_array(work.out_dir / "item_images.npy", outcome.features.image.numpy())
+            write_array(work.out_dir / "item_images.npy", outcome.features.image.numpy())
         write_json(work.out_dir / "history.json", [asdict(epoch) for epoch in result.history])
         return {
             "epochs": len(result.history),
@@ -216,15 +216,10 @@ def read_data(split: Path) -> TrainingData:
 def _save_extraction(folder: Path, alternation: Alternation, look: Look, rounds: list[Round]) -> None:
     with atomic_path(folder / "extractor.safetensors") as temporary:
         save_file({name: x.cpu().contiguous() for name, x in alternation.weights().items()}, temporary)
-    _save_array(folder / "attention.npy", look.attention_NQP)
+    write_array(folder / "attention.npy", look.attention_NQP)
     write_json(folder / "rounds.json", [asdict(done) for done in rounds])
     if alternation.folder.exists():
         shutil.copytree(alternation.folder, folder / "rounds")
-
-
-def _save_array(path: Path, values: np.ndarray) -> None:
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
-        np.save(file, values, allow_pickle=False)
 
 
 def _tell(epoch: Epoch, progress: Progress) -> None:
