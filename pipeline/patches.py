@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 #: Images or texts in a shard, about: what a kill may cost.
 SHARD = 256
+#: Batches in the model at once, at most: each holds its activations.
+MAX_LANES = 8
 
 
 def open_patches(encoder: Encoder, cache_dir: Path) -> ArrayStore:
@@ -89,15 +92,14 @@ def fill_cache(
     files = [(key, str(Path(str(folder), path_by_key[key]))) for key in store.missing(list(path_by_key))]
     rows = shard_rows(batch_size)
     keys: list[str] = []
-    parts: list[Future[tuple[Halves, Halves]]] = []
+    parts: list[tuple[Halves, Halves]] = []
     written: Future[None] | None = None
     with (
         progress.track("encode images", len(files)) as advance,
-        ThreadPoolExecutor(1) as writer,  # it converts, checks and writes while the model works
+        ThreadPoolExecutor(1) as writer,
     ):
-        for batch_keys, pixels in decoded_batches(files, encoder.preprocess, batch_size, workers):
-            found = encoder.encode_images(pixels)
-            parts.append(writer.submit(_halves, found.tokens_BNE, found.pooled_BE))
+        for batch_keys, halves in _encoded(encoder, decoded_batches(files, encoder.preprocess, batch_size, workers)):
+            parts.append(halves)
             keys += batch_keys
             advance(len(batch_keys))
             if len(keys) >= rows:
@@ -126,10 +128,39 @@ def half(tensor: torch.Tensor) -> Halves:
     return values
 
 
-def _halves(tokens_BNE: torch.Tensor, pooled_BE: torch.Tensor) -> tuple[Halves, Halves]:
-    return half(tokens_BNE), half(pooled_BE)
+def _encoded(
+    encoder: Encoder, batches: Iterable[tuple[list[str], torch.Tensor]]
+) -> Iterator[tuple[list[str], tuple[Halves, Halves]]]:
+    """Keys, tokens and pooled vectors of each batch, in order, a few batches at once.
+
+    On a CPU each batch has a core of its own: its threads need not wait for each other, layer by layer, and a decoding
+    worker that takes a core away delays one batch, not all of them. On a GPU one batch is copied back while the next
+    is computed.
+    """
+    import torch
+
+    cores = torch.get_num_threads()
+    lanes = min(cores, MAX_LANES) if encoder.device.type == "cpu" else 2
+    encoding: deque[tuple[list[str], Future[tuple[Halves, Halves]]]] = deque()
+    try:
+        with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(max(1, cores // lanes),)) as pool:
+            for keys, pixels in batches:
+                encoding.append((keys, pool.submit(_encode, encoder, pixels)))
+                if len(encoding) > lanes:
+                    keys, halves = encoding.popleft()
+                    yield keys, halves.result()
+            while encoding:
+                keys, halves = encoding.popleft()
+                yield keys, halves.result()
+    finally:
+        torch.set_num_threads(cores)  # each thread has its own number, but what the last one set is the default
 
 
-def _write_shard(store: ArrayStore, keys: Sequence[str], parts: Sequence[Future[tuple[Halves, Halves]]]) -> None:
-    patches, pooled = zip(*(part.result() for part in parts), strict=True)
+def _encode(encoder: Encoder, pixels: torch.Tensor) -> tuple[Halves, Halves]:
+    found = encoder.encode_images(pixels)
+    return half(found.tokens_BNE), half(found.pooled_BE)
+
+
+def _write_shard(store: ArrayStore, keys: Sequence[str], parts: Sequence[tuple[Halves, Halves]]) -> None:
+    patches, pooled = zip(*parts, strict=True)
     store.write(keys, {"patches": np.concatenate(patches), "pooled": np.concatenate(pooled)})

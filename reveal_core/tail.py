@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -111,12 +112,19 @@ class Cut:
 
     @contextlib.contextmanager
     def entering(self) -> Iterator[list[Tensor]]:
-        """A list to which a forward pass of the tower adds the tokens that enter the tail; without one, nothing."""
+        """A list to which a forward pass of the tower in this thread adds the tokens that enter the tail; without a
+        tail, nothing."""
         seen: list[Tensor] = []
         if self.entry is None:
             yield seen
             return
-        handle = self.entry.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+        thread = threading.get_ident()
+
+        def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            if threading.get_ident() == thread:
+                seen.append(inputs[0])
+
+        handle = self.entry.register_forward_pre_hook(see)
         try:
             yield seen
         finally:

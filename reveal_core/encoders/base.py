@@ -36,6 +36,8 @@ class Encoder(Protocol):
     """A frozen image tower and a frozen text tower. Outputs depend on nothing but the input and the weights."""
 
     preprocess: Preprocess
+    device: torch.device
+    """Where the towers are."""
     grid: tuple[int, int]
     """Rows and columns of the patches: P = rows times columns, row by row from the top left."""
     patch_dim: int
@@ -56,7 +58,7 @@ class Encoder(Protocol):
     text_fingerprint: dict[str, Any]
 
     def encode_images(self, pixels_B3HW: torch.Tensor) -> ImageFeatures:
-        """Features of preprocessed uint8 pixels, on any device and in any memory layout."""
+        """Features of preprocessed uint8 pixels, on any device and in any memory layout. Safe in several threads."""
         ...
 
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
@@ -192,7 +194,7 @@ class TimmEncoder:
         from reveal_core.tail import Cut, timm_trunk
 
         self._model = model.eval().to(device, memory_format=torch.channels_last)
-        self._device, self._texts, self.preprocess = device, texts, preprocess
+        self.device, self._texts, self.preprocess = device, texts, preprocess
         self._cut = Cut.of(timm_trunk(self._model), tail_blocks, what=name)
         self.tail_blocks, self.num_prefix = self._cut.num_blocks, self._cut.tail.num_prefix
         self.tail: torch.nn.Module = self._cut.tail
@@ -215,8 +217,8 @@ class TimmEncoder:
         self.grid = self._grid(num_tokens - self.num_prefix)
 
     def encode_images(self, pixels_B3HW: torch.Tensor) -> ImageFeatures:
-        with inference(self._device), self._cut.entering() as tokens:
-            features = self._model.forward_features(self.preprocess.normalise(pixels_B3HW.to(self._device)))
+        with inference(self.device), self._cut.entering() as tokens:
+            features = self._model.forward_features(self.preprocess.normalise(pixels_B3HW.to(self.device)))
             pooled_BE = self._model.forward_head(features, pre_logits=True)
         if tokens:
             return ImageFeatures(tokens[0], pooled_BE)

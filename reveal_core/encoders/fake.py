@@ -46,6 +46,7 @@ class FakeEncoder:
 
         from reveal_core.tail import Cut, OwnAndPrompts, Trunk
 
+        self.device = torch.device("cpu")
         self.patch_dim = self.image_dim = self.text_dim = config.dim
         self.image_fingerprint: dict[str, Any] = {
             "model": "fake",

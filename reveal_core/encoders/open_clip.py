@@ -201,7 +201,7 @@ class OpenClipEncoder:
         from reveal_core.tail import Cut
 
         self._model = model.eval().to(device)
-        self._tokenizer, self._device, self.preprocess = tokenizer, device, preprocess
+        self._tokenizer, self.device, self.preprocess = tokenizer, device, preprocess
         # Where an attention pool comes before the norm, the norm has the pool's width and is not one of patches.
         self._norm = getattr(model.visual, "attn_pool", None) is None
         name, sha256 = weights
@@ -224,15 +224,15 @@ class OpenClipEncoder:
     def encode_images(self, pixels_B3HW: torch.Tensor) -> ImageFeatures:
         from torch.nn.functional import normalize
 
-        with inference(self._device), self._cut.entering() as tokens:
-            found = self._intermediates(self.preprocess.normalise(pixels_B3HW.to(self._device)))
+        with inference(self.device), self._cut.entering() as tokens:
+            found = self._intermediates(self.preprocess.normalise(pixels_B3HW.to(self.device)))
             pooled_BE = normalize(found["image_features"], dim=1)
             return ImageFeatures(tokens[0] if tokens else as_patches(found["image_intermediates"][-1]), pooled_BE)
 
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        with inference(self._device):
+        with inference(self.device):
             vectors: torch.Tensor = self._model.encode_text(
-                self._tokenizer(list(texts)).to(self._device), normalize=True
+                self._tokenizer(list(texts)).to(self.device), normalize=True
             )
         return vectors
 

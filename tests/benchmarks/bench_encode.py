@@ -108,8 +108,7 @@ def throughput(root: Path, repeats: int) -> list[dict[str, Any]]:
     forward, decode, both = (statistics.median(rates[name]) for name in ("forward", "decode", "both"))
     limit = min(forward, decode)
     ratio = statistics.median(b / min(f, d) for f, d, b in zip(*rates.values(), strict=True))
-    shared = 1 / (1 / forward + 1 / (decode * max(1, (os.cpu_count() or 1) / WORKERS)))
-    note = f"limit: the slower of the next two; {shared:,.1f} if both share every core without loss"
+    note = "limit: the slower of the next two; they run batch after batch on all cores, this one batch on each core"
     return [
         {
             "name": "encode: files to shards",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from typing import Any, get_args
 
@@ -103,6 +104,17 @@ def test_a_batch_equals_its_images_one_by_one(encoder: Encoder) -> None:
         single = encoder.encode_images(images[row : row + 1])
         torch.testing.assert_close(single.tokens_BNE[0], batch.tokens_BNE[row], rtol=1e-3, atol=1e-4)
         torch.testing.assert_close(single.pooled_BE[0], batch.pooled_BE[row], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("tail_blocks", [0, None])
+def test_threads_do_not_disturb_each_other(config: Any, tail_blocks: int | None) -> None:
+    encoder = config.build(tail_blocks)
+    batches = pixels(encoder, 8).split(1)
+    expected = [encoder.encode_images(batch) for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        for found, alone in zip(pool.map(encoder.encode_images, batches), expected, strict=True):
+            torch.testing.assert_close(found.tokens_BNE, alone.tokens_BNE, rtol=1e-3, atol=1e-4)
+            torch.testing.assert_close(found.pooled_BE, alone.pooled_BE, rtol=1e-3, atol=1e-4)
 
 
 def test_memory_layout_does_not_matter(encoder: Encoder) -> None:
