@@ -5,32 +5,72 @@ B windows, L inputs in the longest of them. An input's target is the item that f
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from reveal_core.schema import PADDING
-from reveal_core.sequences import Int32s, Int64s, Sequences
+from reveal_core.sequences import Int32s, Int64s, Rows, Sequences
+
+P = TypeVar("P", bound="Padded")
 
 #: Windows of similar length are batched together, but only within this many batches drawn at random.
 _POOL_BATCHES = 32
 
 
-@dataclass(frozen=True)
-class Batch:
-    """B windows, padded on the right with 0."""
+@dataclass(frozen=True, kw_only=True)
+class Padded:
+    """B histories, padded on the right with 0."""
 
     item_seq: Tensor
     """(B, L) int64, oldest first"""
-    pos_items: Tensor
-    """(B, L) int64: the item after each input; 0 in the padding and where it is not asked for"""
     seq_len: Tensor
-    """(B,) int64, at least 1"""
+    """(B,) int64"""
+    times: Tensor | None = None
+    """(B, L) int64, ms since 1970 UTC; 0 in the padding; ``None`` = not known, or nobody asks"""
+    hidden: Tensor | None = None
+    """(B, L) bool: the places whose item a backbone must not read; ``None`` = nowhere"""
 
-    def to(self, device: torch.device) -> Batch:
-        return Batch(*(x.to(device, non_blocking=True) for x in (self.item_seq, self.pos_items, self.seq_len)))
+    def to(self: P, device: torch.device) -> P:
+        tensors: dict[str, Tensor | None] = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved: Any = {name: None if x is None else x.to(device, non_blocking=True) for name, x in tensors.items()}
+        return replace(self, **moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(Padded):
+    """B windows to learn from; each holds at least one item."""
+
+    pos_items: Tensor
+    """(B, L) int64: the item that the output at each place is to find; 0 in the padding and where nothing is asked"""
+
+
+def padded(sequences: Sequences, starts_B: Int64s, lengths_B: Int64s) -> Padded:
+    """B pieces of the flat arrays side by side; at least one column."""
+    inside_BL = np.arange(max(1, lengths_B.max(initial=0))) < lengths_B[:, None]
+    places = (starts_B[:, None] + np.arange(inside_BL.shape[1]))[inside_BL]
+
+    def spread(values: Int32s | Int64s) -> Tensor:
+        spread_BL = np.zeros(inside_BL.shape, dtype=np.int64)
+        spread_BL[inside_BL] = values[places]
+        return torch.from_numpy(spread_BL)
+
+    times = None if sequences.times is None else spread(sequences.times)
+    return Padded(item_seq=spread(sequences.items), seq_len=torch.from_numpy(lengths_B), times=times)
+
+
+def latest(sequences: Sequences, rows: Rows, max_seq_len: int) -> Padded:
+    """The last ``max_seq_len`` items of each of ``rows``.
+
+    >>> latest(Sequences.from_lists([[7, 8, 9], [], [5]]), np.array([0, 2]), max_seq_len=2).item_seq.tolist()
+    [[8, 9], [5, 0]]
+    """
+    ends_B = sequences.offsets[np.asarray(rows) + 1]
+    lengths_B = np.minimum(ends_B - sequences.offsets[rows], max_seq_len)
+    return padded(sequences, ends_B - lengths_B, lengths_B)
 
 
 @dataclass(frozen=True)
@@ -91,14 +131,14 @@ class TrainingBatches:
     def epoch(self, epoch: int) -> EpochBatches:
         rng = np.random.default_rng((self._seed, epoch))
         windows = cut_windows(self._sequences, self._max_seq_len, self._stride, rng)
-        return EpochBatches(self._sequences.items, windows, _order(windows, self._batch_size, rng))
+        return EpochBatches(self._sequences, windows, _order(windows, self._batch_size, rng))
 
 
 @dataclass(frozen=True)
 class EpochBatches:
     """The batches of one epoch by their place in it."""
 
-    items: Int32s
+    sequences: Sequences
     windows: Windows
     members: list[Int64s]
     """for each batch its windows"""
@@ -108,14 +148,16 @@ class EpochBatches:
 
     def __getitem__(self, step: int) -> Batch:
         member_B = self.members[step]
-        length_B = self.windows.lengths[member_B]
-        column_L = np.arange(length_B.max())
-        inside_BL = column_L < length_B[:, None]
-        place_BL = np.where(inside_BL, self.windows.starts[member_B][:, None] + column_L, 0)
-        item_seq_BL = np.where(inside_BL, self.items[place_BL], PADDING).astype(np.int64)
-        asked_BL = inside_BL & (column_L >= (length_B - self.windows.num_targets[member_B])[:, None])
-        pos_items_BL = np.where(asked_BL, self.items[place_BL + 1], PADDING).astype(np.int64)
-        return Batch(torch.from_numpy(item_seq_BL), torch.from_numpy(pos_items_BL), torch.from_numpy(length_B))
+        starts_B, length_B = self.windows.starts[member_B], self.windows.lengths[member_B]
+        inputs, following = (padded(self.sequences, starts_B + shift, length_B) for shift in (0, 1))
+        first_B = torch.from_numpy(length_B - self.windows.num_targets[member_B])
+        asked_BL = torch.arange(inputs.item_seq.shape[1]) >= first_B[:, None]
+        return Batch(
+            item_seq=inputs.item_seq,
+            seq_len=inputs.seq_len,
+            times=inputs.times,
+            pos_items=torch.where(asked_BL, following.item_seq, PADDING),
+        )
 
 
 def _order(windows: Windows, batch_size: int, rng: np.random.Generator) -> list[Int64s]:

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reveal_core.backbones.base import Modality
 from reveal_core.evaluation import Cases, EvaluateConfig, Part, rank_cases
 from reveal_core.metrics import mean_metrics
-from reveal_core.model import Modality, SequenceRecommender, Without
+from reveal_core.model import SequenceRecommender, Without
 
 MeanMetrics = dict[str, float | None]
 
@@ -23,7 +24,7 @@ def diagnose(
     ``shares`` are those of :func:`length_shares` over the whole catalogue.
     """
     with torch.inference_mode():
-        shares = length_shares(model.tower.by_modality(model.all_items[1:]))
+        shares = length_shares(model.tower(model.all_items[1:]))
     return {"without": leave_out(model, cases, config, device=device), "shares": shares}
 
 

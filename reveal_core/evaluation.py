@@ -15,11 +15,12 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from reveal_core.batches import Padded, latest
 from reveal_core.config import Config, runtime
 from reveal_core.metrics import Floats, coverage, mean_metrics, mean_popularity, standard_errors
 from reveal_core.ranking import ItemBlocks
 from reveal_core.retrieval import build_index, search
-from reveal_core.schema import ITEM_INDEX, POSITION, TARGET, USER_INDEX
+from reveal_core.schema import ITEM_INDEX, POSITION, TARGET, TIMESTAMP, USER_INDEX
 from reveal_core.sequences import Int64s, Sequences
 
 Part = Literal["valid", "test"]
@@ -64,8 +65,8 @@ class Scorer(Protocol):
         """(N + 1, D) float32; row 0 is padding and is never a candidate."""
         ...
 
-    def query_vectors(self, item_seq_BL: Tensor, seq_len_B: Tensor) -> Tensor:
-        """(B, D) float32 from item_seq_BL (int64, oldest first, padded with 0 on the right; L at most max_seq_len)."""
+    def query_vectors(self, histories: Padded) -> Tensor:
+        """(B, D) float32; L is at most max_seq_len."""
         ...
 
 
@@ -79,8 +80,8 @@ class Popularity:
     def item_vectors(self) -> Tensor:
         return torch.as_tensor(self.item_counts, dtype=torch.float32)[:, None]
 
-    def query_vectors(self, item_seq_BL: Tensor, seq_len_B: Tensor) -> Tensor:
-        return torch.ones(len(seq_len_B), 1)
+    def query_vectors(self, histories: Padded) -> Tensor:
+        return torch.ones(len(histories.seq_len), 1)
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class Cases:
         return np.bincount(self.histories.row_of_item[repeated], minlength=len(self)) > 0
 
 
-def build_cases(*tables: pl.DataFrame) -> Cases:
+def build_cases(*tables: pl.DataFrame, with_times: bool = False) -> Cases:
     """The cases that the last of the split's tables asks, with the rows of all of them as history.
 
     So ``build_cases(train, valid)`` cannot know the test, and ``build_cases(train, valid, test)`` is the test.
@@ -113,9 +114,9 @@ def build_cases(*tables: pl.DataFrame) -> Cases:
     if not targets[USER_INDEX].is_unique().all():
         raise ValueError("a user has more than one target")
     asked = targets.select(USER_INDEX, asked_at=POSITION).with_row_index("case")
-    rows = pl.concat([table.select(USER_INDEX, ITEM_INDEX, POSITION) for table in tables])
+    rows = pl.concat([table.select(USER_INDEX, ITEM_INDEX, TIMESTAMP, POSITION) for table in tables])
     before = rows.join(asked, on=USER_INDEX).filter(pl.col(POSITION) < pl.col("asked_at")).sort("case", POSITION)
-    histories = Sequences.from_pairs(before["case"].to_numpy(), before[ITEM_INDEX].to_numpy(), len(targets))
+    histories = Sequences.from_frame(before, len(targets), row="case", with_times=with_times)
     return Cases(
         targets[USER_INDEX].to_numpy().astype(np.int64), histories, targets[ITEM_INDEX].to_numpy().astype(np.int64)
     )
@@ -300,9 +301,5 @@ def _queries(
     order = np.argsort(histories.lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        item_seq_BL, seq_len_B = histories.tail(rows, max_seq_len)
-        item_seq_BL = np.ascontiguousarray(item_seq_BL[:, : max(1, seq_len_B.max())])
-        queries_BD = scorer.query_vectors(
-            torch.as_tensor(item_seq_BL, device=device), torch.as_tensor(seq_len_B, device=device)
-        )
+        queries_BD = scorer.query_vectors(latest(histories, rows, max_seq_len).to(device))
         yield rows, queries_BD.to(device).float()

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from reveal_core.backbones import BackboneConfig
+from reveal_core.backbones.base import Encoded, Modality, Owner, Parts, zeroed
 from reveal_core.backbones.sasrec import SasRec
-from reveal_core.batches import Batch
+from reveal_core.batches import Batch, Padded
 from reveal_core.config import Config
 from reveal_core.features import ItemFeatures
 from reveal_core.losses import LossConfig, SampledSoftmax, Softmax, draw_negatives, sampled_softmax_loss, softmax_loss
 from reveal_core.schema import PADDING
-
-Modality = Literal["id", "text", "image"]
-Owner = Literal["id", "text", "image", "shared"]
 
 #: Standard deviation of the id embedding at the start.
 _ID_STD = 0.02
@@ -39,7 +37,7 @@ class ModelConfig(Config):
     max_seq_len: int = 50
     """Items of a history that the model reads: the latest ones."""
     modalities: tuple[Modality, ...] = ("id", "text", "image")
-    """What an item vector is the sum of; any non-empty subset."""
+    """What is known of an item; any non-empty subset."""
     loss: LossConfig = field(default=Softmax(), metadata={"discriminator": "kind"})
     """Training loss."""
     content_init: float = 2.0
@@ -108,7 +106,7 @@ class Projection(nn.Module):
 
 
 class ItemTower(nn.Module):
-    """The vector of an item: the sum of its modalities. Inputs and candidates share it, so cold items have one too."""
+    """What is known of an item, by modality. Inputs and candidates share it, so cold items have vectors too."""
 
     def __init__(self, config: ModelConfig, features: ItemFeatures, train_counts: Tensor) -> None:
         super().__init__()
@@ -121,35 +119,31 @@ class ItemTower(nn.Module):
         if "image" in config.modalities:
             parts["image"] = Projection(features.image, features.has_image, config.hidden_dim, std)
         self.parts = nn.ModuleDict(parts)
+        self.modalities = tuple(modality for modality in get_args(Modality) if modality in parts)
 
-    def by_modality(self, items_K: Tensor) -> dict[str, Tensor]:
+    def forward(self, items_K: Tensor) -> dict[str, Tensor]:
         """What each modality adds to the items' vectors: (K,) item indices -> (K, D) each; zero for the padding."""
         real_K1 = (items_K != PADDING)[:, None]
-        return {name: part(items_K) * real_K1 for name, part in self.parts.items()}
+        return {name: self.parts[name](items_K) * real_K1 for name in self.modalities}
 
     def project_images(self, vectors_KV: Tensor) -> Tensor:
         """What images with these visual vectors add to their items' vectors: (K, V) -> (K, D)."""
         projected_KD: Tensor = self.parts["image"].linear(vectors_KV)  # type: ignore[operator]
         return projected_KD
 
-    def forward(self, items_K: Tensor, without: Collection[str] = ()) -> Tensor:
-        """(K,) item indices -> (K, D); the padding item's vector is zero."""
-        parts = [part_KD for name, part_KD in self.by_modality(items_K).items() if name not in without]
-        return torch.stack(parts).sum(dim=0)
-
 
 @dataclass(frozen=True)
 class Scoring:
-    """A batch's loss as a function of the item vectors: so one batch can be scored with several of them."""
+    """A batch's loss as a function of what is known of its items: so one batch can be scored with several of them."""
 
     items_K: Tensor  # noqa: N815
-    """(K,) the items whose vectors are asked for; each once"""
-    loss: Callable[[Tensor], Tensor]
-    """(K, D) -> the mean loss over the batch's targets"""
+    """(K,) the items that are asked for; each once"""
+    loss: Callable[[Parts], Tensor]
+    """(K, D) of each modality -> the mean loss over the batch's targets"""
 
 
 class SequenceRecommender(nn.Module):
-    """Scores items by the inner product of the backbone's last output and the item tower."""
+    """Scores items by the inner product of the backbone's last output and what it makes of the item tower."""
 
     candidates: Tensor
 
@@ -160,34 +154,37 @@ class SequenceRecommender(nn.Module):
         self.tower = ItemTower(config, features, train_counts)
         # Items without a training interaction are not negatives: they would only ever be pushed down.
         self.register_buffer("candidates", (train_counts > 0).nonzero()[:, 0], persistent=False)
-        self.backbone = config.backbone.build(config.hidden_dim, config.max_seq_len)
+        self.backbone = config.backbone.build(config.hidden_dim, config.max_seq_len, self.tower.modalities)
 
     def item_vectors(self, without: Collection[str] = ()) -> Tensor:
-        """(N + 1, D) float32"""
-        vectors: Tensor = self.tower(self.all_items, without)
-        return vectors
+        """(N + 1, C) float32"""
+        return self.backbone.items(zeroed(self.tower(self.all_items), *without)).candidates
 
-    def query_vectors(self, item_seq_BL: Tensor, seq_len_B: Tensor, without: Collection[str] = ()) -> Tensor:
-        """(B, D) float32: the backbone's output at each sequence's last item."""
+    def query_vectors(self, histories: Padded, without: Collection[str] = ()) -> Tensor:
+        """(B, C) float32: the backbone's output at the last place that it is asked at."""
+        asked = self.backbone.to_ask(histories)
         # The tower runs once for each distinct item: never for more than the catalogue.
-        items_K, place_BL = torch.unique(item_seq_BL, return_inverse=True)
-        h_BLD = self.backbone(functional.embedding(place_BL, self.tower(items_K, without)), seq_len_B)
-        last_B = (seq_len_B - 1).clamp(min=0)
-        queries_BD: Tensor = h_BLD[torch.arange(len(last_B), device=last_B.device), last_B]
-        return queries_BD
+        items_K, place_BL = torch.unique(asked.item_seq, return_inverse=True)
+        rows = self.backbone.items(zeroed(self.tower(items_K), *without))
+        h_BLC = self.backbone(functional.embedding(place_BL, rows.inputs), asked)
+        last_B = (asked.seq_len - 1).clamp(min=0)
+        queries_BC: Tensor = h_BLC[torch.arange(len(last_B), device=last_B.device), last_B]
+        return queries_BC
 
     def scoring(self, batch: Batch, generator: torch.Generator) -> Scoring:
         """What the batch asks, with the negatives that ``generator`` draws where the loss samples them."""
+        batch = self.backbone.to_learn(batch, generator)
         asked_BL = batch.pos_items != PADDING
         targets_T = batch.pos_items[asked_BL]
         if isinstance(self.config.loss, SampledSoftmax):
             return self._sampled(batch, asked_BL, targets_T, self.config.loss.num_negatives, generator)
-
-        def loss(table_ND: Tensor) -> Tensor:
-            h_BLD = self.backbone(functional.embedding(batch.item_seq, table_ND), batch.seq_len)
-            return softmax_loss(h_BLD[asked_BL], table_ND[self.candidates], places_T)
-
         places_T = torch.searchsorted(self.candidates, targets_T)
+
+        def loss(parts: Parts) -> Tensor:
+            rows = self.backbone.items(parts)
+            encoded = self.backbone.learn(functional.embedding(batch.item_seq, rows.inputs), batch)
+            return _total(softmax_loss(encoded.h_BLC[asked_BL], rows.candidates[self.candidates], places_T), encoded)
+
         return Scoring(self.all_items, loss)
 
     def training_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
@@ -201,14 +198,20 @@ class SequenceRecommender(nn.Module):
         negatives_K = draw_negatives(num_negatives, self.candidates, generator)
         needed = torch.cat([batch.item_seq.flatten(), targets_T, negatives_K])
         items, place = torch.unique(needed, return_inverse=True)
-        sizes = [batch.item_seq.numel(), len(targets_T), num_negatives]
+        inputs, positives_T, negatives = torch.split(place, [batch.item_seq.numel(), len(targets_T), num_negatives])
 
-        def loss(vectors: Tensor) -> Tensor:
-            x, positives_TD, negatives_KD = torch.split(functional.embedding(place, vectors), sizes)
-            h_BLD = self.backbone(x.view(*batch.item_seq.shape, -1), batch.seq_len)
-            return sampled_softmax_loss(
-                h_BLD[asked_BL], positives_TD, negatives_KD, targets_T, negatives_K, len(self.candidates)
+        def loss(parts: Parts) -> Tensor:
+            rows = self.backbone.items(parts)
+            encoded = self.backbone.learn(functional.embedding(inputs.view_as(batch.item_seq), rows.inputs), batch)
+            sampled = sampled_softmax_loss(
+                encoded.h_BLC[asked_BL],
+                functional.embedding(positives_T, rows.candidates),
+                functional.embedding(negatives, rows.candidates),
+                targets_T,
+                negatives_K,
+                len(self.candidates),
             )
+            return _total(sampled, encoded)
 
         return Scoring(items, loss)
 
@@ -226,12 +229,17 @@ class SequenceRecommender(nn.Module):
         return next(self.parameters()).device
 
     def parameters_by_modality(self) -> dict[Owner, list[nn.Parameter]]:
-        """Every parameter exactly once, under the modality that it serves; ``shared`` is the backbone."""
-        owners: dict[Owner, list[nn.Parameter]] = {"id": [], "text": [], "image": []}
-        for modality in owners:
-            if modality in self.tower.parts:
-                owners[modality] = list(self.tower.parts[modality].parameters())
-        return {**owners, "shared": list(self.backbone.parameters())}
+        """Every parameter exactly once, under the modality that it serves; ``shared`` serves all."""
+        owners: dict[Owner, list[nn.Parameter]] = {"id": [], "text": [], "image": [], "shared": []}
+        for modality in self.tower.modalities:
+            owners[modality] += self.tower.parts[modality].parameters()
+        for owner, parameters in self.backbone.parameters_by_modality().items():
+            owners[owner] += parameters
+        return owners
+
+
+def _total(loss: Tensor, encoded: Encoded) -> Tensor:
+    return loss if encoded.auxiliary is None else loss + encoded.auxiliary
 
 
 @dataclass(frozen=True)
@@ -244,8 +252,8 @@ class Without:
     def item_vectors(self) -> Tensor:
         return self.model.item_vectors(self.modalities)
 
-    def query_vectors(self, item_seq_BL: Tensor, seq_len_B: Tensor) -> Tensor:
-        return self.model.query_vectors(item_seq_BL, seq_len_B, self.modalities)
+    def query_vectors(self, histories: Padded) -> Tensor:
+        return self.model.query_vectors(histories, self.modalities)
 
 
 def build_model(

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from reveal_core.schema import ITEM_INDEX, PADDING, USER_INDEX
+from reveal_core.errors import UserError
+from reveal_core.schema import ITEM_INDEX, TIMESTAMP, USER_INDEX
 
 Int32s = npt.NDArray[np.int32]
 Int64s = npt.NDArray[np.int64]
@@ -30,27 +31,45 @@ class Sequences:
     """All sequences, one after the other."""
     offsets: Int64s
     """(U + 1,): sequence ``u`` is ``items[offsets[u]:offsets[u + 1]]``."""
+    times: Int64s | None = None
+    """When each item was chosen, in ms since 1970 UTC, beside ``items``; ``None`` = not known, or nobody asks."""
 
     def __post_init__(self) -> None:
         if self.items.dtype != np.int32 or self.offsets.dtype != np.int64:
             raise ValueError(f"want int32 items and int64 offsets, not {self.items.dtype} and {self.offsets.dtype}")
         if self.offsets[0] != 0 or self.offsets[-1] != len(self.items) or (np.diff(self.offsets) < 0).any():
             raise ValueError("offsets must rise from 0 to the number of items")
+        if self.times is not None and (self.times.dtype != np.int64 or self.times.shape != self.items.shape):
+            raise ValueError("want int64 times, one for each item")
 
     @classmethod
-    def from_frame(cls, frame: pl.DataFrame, num_users: int) -> Sequences:
-        """One sequence for each of the users ``0..num_users - 1`` from a table sorted by (user_index, position)."""
-        users = frame[USER_INDEX].to_numpy()
-        return cls.from_pairs(users, frame[ITEM_INDEX].to_numpy(), num_users)
+    def from_frame(
+        cls, frame: pl.DataFrame, num_rows: int, *, row: str = USER_INDEX, with_times: bool = False
+    ) -> Sequences:
+        """Sequences ``0..num_rows - 1`` from a table sorted by (row, position).
+
+        Args:
+            row: the column that says which sequence an interaction belongs to.
+
+        Raises:
+            UserError: times are asked for that the log does not have.
+        """
+        times = None
+        if with_times:
+            if frame[TIMESTAMP].null_count():
+                what = "this backbone reads timestamps, and the log has only an order"
+                raise UserError(what, where="model.backbone.kind", mend="choose another, e.g. sasrec")
+            times = frame[TIMESTAMP].to_numpy().astype(np.int64)
+        return cls.from_pairs(frame[row].to_numpy(), frame[ITEM_INDEX].to_numpy(), num_rows, times)
 
     @classmethod
-    def from_pairs(cls, rows: Rows, items: Rows, num_rows: int) -> Sequences:
+    def from_pairs(cls, rows: Rows, items: Rows, num_rows: int, times: Int64s | None = None) -> Sequences:
         """``items[j]`` goes to the end of sequence ``rows[j]``; ``rows`` must not fall."""
         if len(rows) and ((np.diff(rows) < 0).any() or rows[0] < 0 or rows[-1] >= num_rows):
             raise ValueError(f"rows must not fall, and lie in 0..{num_rows - 1}")
         offsets = np.zeros(num_rows + 1, dtype=np.int64)
         np.cumsum(np.bincount(rows, minlength=num_rows), out=offsets[1:])
-        return cls(np.ascontiguousarray(items, dtype=np.int32), offsets)
+        return cls(np.ascontiguousarray(items, dtype=np.int32), offsets, times)
 
     @classmethod
     def from_lists(cls, lists: Iterable[Iterable[int]]) -> Sequences:
@@ -81,21 +100,7 @@ class Sequences:
         offsets = np.zeros(len(rows) + 1, dtype=np.int64)
         np.cumsum(lengths, out=offsets[1:])
         source = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
-        return Sequences(self.items[source], offsets)
-
-    def tail(self, rows: Rows, max_len: int) -> tuple[Int64s, Int64s]:
-        """The last ``max_len`` items of each of ``rows``: (B, max_len) padded on the right, and their numbers (B,).
-
-        >>> Sequences.from_lists([[7, 8, 9], [], [5]]).tail(np.array([0, 2]), max_len=2)
-        (array([[8, 9],
-               [5, 0]]), array([2, 1]))
-        """
-        ends = self.offsets[np.asarray(rows) + 1]
-        lengths = np.minimum(ends - self.offsets[rows], max_len)
-        item_seq_BL = np.full((len(lengths), max_len), PADDING, dtype=np.int64)
-        filled_BL = np.arange(max_len) < lengths[:, None]
-        item_seq_BL[filled_BL] = self.items[((ends - lengths)[:, None] + np.arange(max_len))[filled_BL]]
-        return item_seq_BL, lengths
+        return Sequences(self.items[source], offsets, None if self.times is None else self.times[source])
 
 
 @dataclass(frozen=True)
@@ -114,15 +119,3 @@ class TrainingHistories:
     def __post_init__(self) -> None:
         if self.part != "train":
             raise ValueError(f"histories of the part {self.part!r}: only training interactions may be learned")
-
-
-def join_rows(first: Sequences, second: Sequences) -> Sequences:
-    """Row by row, ``first`` followed by ``second``: the histories of U users grow by what came later.
-
-    >>> join_rows(Sequences.from_lists([[1, 2], [3]]), Sequences.from_lists([[4], []])).items.tolist()
-    [1, 2, 4, 3]
-    """
-    if len(first) != len(second):
-        raise ValueError(f"{len(first)} sequences cannot be joined to {len(second)}")
-    order = np.argsort(np.concatenate([first.row_of_item, second.row_of_item]), kind="stable")
-    return Sequences(np.concatenate([first.items, second.items])[order], first.offsets + second.offsets)

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reveal_core.balance.avl import Avl, sum_of, unimodal_losses
+from reveal_core.backbones.base import Parts, zeroed
+from reveal_core.balance.avl import Avl, unimodal_losses
 from reveal_core.batches import Batch
 from reveal_core.model import Scoring, SequenceRecommender
 
@@ -78,20 +79,20 @@ class Learner:
     avl: Avl | None
     """``None`` = no reweighting"""
 
-    def step(self, model: SequenceRecommender, scoring: Scoring, parts: Mapping[str, Tensor], number: int) -> Update:
+    def step(self, model: SequenceRecommender, scoring: Scoring, parts: Parts, number: int) -> Update:
         """One update on the batch that ``scoring`` asks.
 
         Args:
             parts: what each modality adds to the item vectors, (K, D) each, with gradient where something learns.
             number: of the step in its pass.
         """
-        loss = total = scoring.loss(sum_of(parts))
+        loss = total = scoring.loss(parts)
         measured: dict[str, float] = {}
         if self.avl is not None:
             if number % self.avl.config.every == 0:
                 measured |= self._read(self.avl, model, scoring, parts)
             if self.avl.config.apply_to == "loss" and self.avl.state.image > 1:
-                total = loss + (self.avl.state.image - 1) * scoring.loss(sum_of(parts, without="text"))
+                total = loss + (self.avl.state.image - 1) * scoring.loss(zeroed(parts, "text"))
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
         if number % MEASURE_EVERY == 0:
@@ -100,9 +101,7 @@ class Learner:
             self._step()
         return Update(loss.detach(), measured)
 
-    def _read(
-        self, avl: Avl, model: SequenceRecommender, scoring: Scoring, parts: Mapping[str, Tensor]
-    ) -> dict[str, float]:
+    def _read(self, avl: Avl, model: SequenceRecommender, scoring: Scoring, parts: Parts) -> dict[str, float]:
         with evaluating(model):
             loss_v, loss_t = (float(loss) for loss in unimodal_losses(scoring, parts))
         avl.observe(loss_v, loss_t)
@@ -162,4 +161,4 @@ def train_step(model: SequenceRecommender, learner: Learner, batch: Batch, seed:
     """One update of the recommender; all randomness comes from ``seed``."""
     with seeded(seed, model.device) as generator:
         scoring = model.scoring(batch, generator)
-        return learner.step(model, scoring, model.tower.by_modality(scoring.items_K), number)
+        return learner.step(model, scoring, model.tower(scoring.items_K), number)

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reveal_core.backbones.base import Modality
 from reveal_core.balance.avl import Avl, AvlConfig
 from reveal_core.batches import TrainingBatches
 from reveal_core.checkpoint import TrainState, load_state, optimizer_tensors, restore_optimizer, save_state
@@ -25,7 +26,7 @@ from reveal_core.errors import UserError
 from reveal_core.evaluation import Cases, rank_cases
 from reveal_core.extraction.alternation import Alternation, Round
 from reveal_core.metrics import mean_metrics
-from reveal_core.model import Modality, SequenceRecommender
+from reveal_core.model import SequenceRecommender
 from reveal_core.schema import PADDING
 from reveal_core.sequences import TrainingHistories
 from reveal_core.steps import Learner, Tally, make_optimizer, step_seed, train_step

@@ -53,9 +53,10 @@ class Evaluate(Stage):
         catalogue = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID])
         users = pl.read_parquet(inputs["ingest"] / "users.parquet", columns=[USER_INDEX, USER_ID])
         tables = {name: pl.read_parquet(inputs["split"] / f"{name}.parquet") for name in ("train", "valid", "test")}
+        with_times = self.model.backbone.needs_times
         cases: dict[Part, Cases] = {
-            "valid": build_cases(tables["train"], tables["valid"]),
-            "test": build_cases(tables["train"], tables["valid"], tables["test"]),
+            "valid": build_cases(tables["train"], tables["valid"], with_times=with_times),
+            "test": build_cases(tables["train"], tables["valid"], tables["test"], with_times=with_times),
         }
         features = pl.read_parquet(inputs["encode"] / "item_features.parquet") if self.model.uses_content else None
         device = resolve_device(self.device, where="train.device")

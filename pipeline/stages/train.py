@@ -85,7 +85,10 @@ class Train(Stage):
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         forget_peak()
         num_items = pl.scan_parquet(inputs["ingest"] / "items.parquet").select(pl.len()).collect().item()
-        features, data = self._features(inputs, num_items), read_data(inputs["split"])
+        features, data = (
+            self._features(inputs, num_items),
+            read_data(inputs["split"], with_times=self.model.backbone.needs_times),
+        )
         alternation = self._alternation(inputs, data, work)
         started = time.monotonic()
         if alternation is None:
@@ -200,17 +203,20 @@ class _Outcome:
         return (self.best.valid or {})[METRIC]
 
 
-def read_data(split: Path) -> TrainingData:
+def read_data(split: Path, *, with_times: bool = False) -> TrainingData:
     """Training histories and validation cases of a split artifact.
 
     Raises:
-        UserError: there is nothing to train on, or nothing to validate on.
+        UserError: there is nothing to train on, nothing to validate on, or no times where they are asked for.
     """
     train, valid = read_part(split, "train"), read_part(split, "valid")
     if train.is_empty():
         raise UserError("no training interactions are left", where="split", mend="loosen data.min_rating, data.k_core")
-    histories = Sequences.from_frame(train, int(train[USER_INDEX].max()) + 1)  # type: ignore[arg-type]
-    return TrainingData(TrainingHistories(histories, part_of(split / "train.parquet")), build_cases(train, valid))
+    num_users = int(train[USER_INDEX].max()) + 1  # type: ignore[arg-type]
+    histories = TrainingHistories(
+        Sequences.from_frame(train, num_users, with_times=with_times), part_of(split / "train.parquet")
+    )
+    return TrainingData(histories, build_cases(train, valid, with_times=with_times))
 
 
 def _save_extraction(folder: Path, alternation: Alternation, look: Look, rounds: list[Round]) -> None:

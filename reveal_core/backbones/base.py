@@ -1,25 +1,102 @@
-"""What a backbone is: a causal encoder of item sequences.
+"""What a backbone is: it reads a history of items and says near which vector the next one lies.
 
-B sequences of L item vectors of width D, padded on the right.
+B histories of L items, padded on the right; K items; D the model's width; I the width of what is read of an item, C
+that of what a query is compared with.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import ClassVar, Literal, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
+from reveal_core.batches import Batch, Padded
+from reveal_core.config import Config
 
-class Backbone(Protocol):
-    """A module whose output at a place depends on the inputs up to that place and on nothing else.
+Modality = Literal["id", "text", "image"]
+Owner = Literal["id", "text", "image", "shared"]
 
-    Its config has ``check(hidden_dim)``, raising ``ValueError`` for a width that it cannot have, and
-    ``build(hidden_dim, max_seq_len)``, giving an ``nn.Module`` that satisfies this.
+#: What is known of K items, by modality: (K, D) each; zeros where one is not to be seen.
+Parts = Mapping[str, Tensor]
+
+
+class ItemRows(NamedTuple):
+    """What a backbone makes of K items."""
+
+    inputs: Tensor
+    """(K, I): what it reads of them in a history"""
+    candidates: Tensor
+    """(K, C): what a query is compared with, by inner product"""
+
+
+class Encoded(NamedTuple):
+    """What a backbone makes of B histories while it is trained."""
+
+    h_BLC: Tensor  # noqa: N815
+    auxiliary: Tensor | None = None
+    """a scalar to be added to the loss; ``None`` = nothing"""
+
+
+class BackboneSettings(Config):
+    """What the configuration of every backbone has."""
+
+    needs_times: ClassVar[bool] = False
+    """Whether it reads when items were chosen."""
+
+    def check(self, hidden_dim: int) -> None:
+        """Raise ``ValueError`` for a width that it cannot have."""
+
+    def build(self, hidden_dim: int, max_seq_len: int, modalities: tuple[Modality, ...]) -> Backbone:
+        """A new one, with random weights from PyTorch's global generator."""
+        raise NotImplementedError
+
+
+class Backbone(nn.Module):
+    """A module whose query for a history depends on the items of that history and on nothing else.
+
+    By default an item is the sum of its modalities, read as it is compared.
     """
 
-    def __call__(self, x_BLD: Tensor, seq_len_B: Tensor) -> Tensor:
-        """h_BLD: at each place the vector that is to be near the next item; anything at places of padding."""
-        ...
+    def items(self, parts: Parts) -> ItemRows:
+        """Rows of items; the padding's parts are zeros."""
+        total_KD = sum_of(parts)
+        return ItemRows(total_KD, total_KD)
+
+    def forward(self, x_BLI: Tensor, histories: Padded) -> Tensor:
+        """h_BLC: at each place the vector that is to be near the item asked for there; anything in the padding.
+
+        Of ``histories`` it reads the lengths, the times and which places are hidden, never the items' numbers. A place
+        sees itself and what is before it, unless :meth:`to_learn` says otherwise.
+        """
+        raise NotImplementedError
+
+    def learn(self, x_BLI: Tensor, batch: Batch) -> Encoded:
+        """:meth:`forward` and, where the method has one, a loss of its own."""
+        return Encoded(self(x_BLI, batch))
+
+    def to_learn(self, batch: Batch, generator: torch.Generator) -> Batch:
+        """What is read and asked in a training step; as it comes: at each place the next item."""
+        return batch
+
+    def to_ask(self, histories: Padded) -> Padded:
+        """What is read to ask for the next item; the output at the last place is the query."""
+        return histories
+
+    def parameters_by_modality(self) -> dict[Owner, list[nn.Parameter]]:
+        """Every parameter exactly once, under the modality that it serves."""
+        return {"shared": list(self.parameters())}
+
+
+def sum_of(parts: Parts) -> Tensor:
+    """(K, D)"""
+    return torch.stack(list(parts.values())).sum(dim=0)
+
+
+def zeroed(parts: Parts, *modalities: str) -> dict[str, Tensor]:
+    """The same parts, some of them as if nothing were known."""
+    return {name: torch.zeros_like(part) if name in modalities else part for name, part in parts.items()}
 
 
 def initialise(module: nn.Module, std: float = 0.02) -> None:

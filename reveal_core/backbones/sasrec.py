@@ -12,12 +12,12 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from reveal_core.backbones.base import initialise
-from reveal_core.config import Config
+from reveal_core.backbones.base import Backbone, BackboneSettings, Modality, initialise
+from reveal_core.batches import Padded
 
 
 @dataclass(frozen=True, kw_only=True)
-class SasRec(Config):
+class SasRec(BackboneSettings):
     """Self-attention blocks with learned positions."""
 
     kind: Literal["sasrec"] = "sasrec"
@@ -38,12 +38,12 @@ class SasRec(Config):
         if hidden_dim % self.num_heads:
             raise ValueError(f"hidden_dim {hidden_dim} is not a multiple of num_heads {self.num_heads}")
 
-    def build(self, hidden_dim: int, max_seq_len: int) -> SasRecBackbone:
+    def build(self, hidden_dim: int, max_seq_len: int, modalities: tuple[Modality, ...]) -> SasRecBackbone:
         self.check(hidden_dim)
         return SasRecBackbone(self, hidden_dim, max_seq_len)
 
 
-class SasRecBackbone(nn.Module):
+class SasRecBackbone(Backbone):
     def __init__(self, config: SasRec, hidden_dim: int, max_seq_len: int) -> None:
         super().__init__()
         self.position = nn.Embedding(max_seq_len, hidden_dim)
@@ -52,7 +52,7 @@ class SasRecBackbone(nn.Module):
         self.blocks = nn.ModuleList(_Block(config, hidden_dim) for _ in range(config.num_layers))
         initialise(self)
 
-    def forward(self, x_BLD: Tensor, seq_len_B: Tensor) -> Tensor:
+    def forward(self, x_BLD: Tensor, histories: Padded) -> Tensor:
         # With padding on the right, the causal mask alone keeps it out of every place that counts.
         h_BLD: Tensor = self.dropout(self.norm(x_BLD + self.position.weight[: x_BLD.shape[1]]))
         for block in self.blocks:

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from reveal_core.backbones.base import Parts, zeroed
 from reveal_core.config import Config
 from reveal_core.model import Scoring
 
@@ -123,18 +124,11 @@ def _clamped_exp(x: float, low: float, high: float) -> float:
     return max(low, min(_exp(x), high))
 
 
-def unimodal_losses(scoring: Scoring, parts: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def unimodal_losses(scoring: Scoring, parts: Parts) -> tuple[Tensor, Tensor]:
     """``L_v`` and ``L_t`` of a batch, without gradient, from what each modality adds to the item vectors, (K, D) each.
 
-    The item vectors are shared with the step itself; only the backbone and the scores are computed again. The caller
-    sees to it that dropout is off.
+    What the item tower computed is shared with the step itself; the backbone and the scores are computed again. The
+    caller sees to it that dropout is off.
     """
     with torch.no_grad():
-        total = sum_of(parts)
-        without = {name: total - parts[name] if name in parts else total for name in ("text", "image")}
-        return scoring.loss(without["text"]), scoring.loss(without["image"])
-
-
-def sum_of(parts: Mapping[str, Tensor], without: str | None = None) -> Tensor:
-    """The item vectors, (K, D), perhaps with one modality zeroed."""
-    return torch.stack([part for name, part in parts.items() if name != without]).sum(dim=0)
+        return scoring.loss(zeroed(parts, "text")), scoring.loss(zeroed(parts, "image"))

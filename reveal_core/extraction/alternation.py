@@ -261,7 +261,8 @@ class Alternation:
 
 def _frozen_parts(model: SequenceRecommender) -> dict[str, Tensor]:
     with torch.no_grad():
-        return model.tower.by_modality(model.all_items)
+        parts: dict[str, Tensor] = model.tower(model.all_items)
+    return parts
 
 
 def _spread(feedback: pl.DataFrame) -> dict[str, float]:

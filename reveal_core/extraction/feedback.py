@@ -74,7 +74,8 @@ def training_cases(train: Sequences) -> Cases:
     rows = np.flatnonzero(train.lengths >= 2).astype(np.int64)
     asked = train.take(rows)
     last = asked.offsets[1:] - 1
-    before = Sequences(np.delete(asked.items, last), asked.offsets - np.arange(len(rows) + 1))
+    times = None if asked.times is None else np.delete(asked.times, last)
+    before = Sequences(np.delete(asked.items, last), asked.offsets - np.arange(len(rows) + 1), times)
     return Cases(rows, before, asked.items[last].astype(np.int64))
 
 

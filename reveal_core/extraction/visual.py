@@ -17,13 +17,12 @@ import torch
 from torch import Tensor
 
 from reveal_core.balance.avl import Avl
-from reveal_core.batches import Batch
+from reveal_core.batches import Batch, padded
 from reveal_core.extraction.config import ExtractionConfig
 from reveal_core.extraction.extractor import VisualExtractor
 from reveal_core.extraction.pooling import attention_entropy
 from reveal_core.metrics import Floats
 from reveal_core.model import SequenceRecommender
-from reveal_core.schema import PADDING
 from reveal_core.sequences import Int64s, Sequences
 from reveal_core.steps import Learner, Update, evaluating, seeded
 
@@ -168,7 +167,7 @@ class Occurrences:
     """The places in the training histories where each item is a target: every place but a history's first."""
 
     def __init__(self, train: Sequences, num_items: int) -> None:
-        self._items, self._before = train.items, np.arange(len(train.items)) - train.offsets[train.row_of_item]
+        self._train, self._before = train, np.arange(len(train.items)) - train.offsets[train.row_of_item]
         places = np.flatnonzero(self._before > 0)
         self._places = places[np.argsort(train.items[places], kind="stable")]
         self.counts = np.bincount(train.items[places], minlength=num_items + 1).astype(np.int64)
@@ -179,13 +178,10 @@ class Occurrences:
         items = items[self.counts[items] > 0]
         places = self._places[self._starts[items] + (rng.random(len(items)) * self.counts[items]).astype(np.int64)]
         seq_len_B = np.minimum(self._before[places], max_seq_len)
-        column_L = np.arange(seq_len_B.max(initial=1))
-        inside_BL = column_L < seq_len_B[:, None]
-        source_BL = np.where(inside_BL, (places - seq_len_B)[:, None] + column_L, 0)
-        item_seq_BL = np.where(inside_BL, self._items[source_BL], PADDING).astype(np.int64)
-        pos_items_BL = np.zeros_like(item_seq_BL)
-        pos_items_BL[np.arange(len(items)), seq_len_B - 1] = items
-        return Batch(torch.from_numpy(item_seq_BL), torch.from_numpy(pos_items_BL), torch.from_numpy(seq_len_B))
+        inputs = padded(self._train, places - seq_len_B, seq_len_B)
+        pos_items_BL = torch.zeros_like(inputs.item_seq)
+        pos_items_BL[torch.arange(len(items)), inputs.seq_len - 1] = torch.from_numpy(items)
+        return Batch(item_seq=inputs.item_seq, seq_len=inputs.seq_len, times=inputs.times, pos_items=pos_items_BL)
 
 
 class VisualPass:

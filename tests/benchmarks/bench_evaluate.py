@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from reveal_core.batches import Padded
 from reveal_core.evaluation import Cases, rank_cases
 from reveal_core.retrieval import build_index, search
 from reveal_core.sequences import Sequences
@@ -27,8 +28,8 @@ class LastItem:
     def item_vectors(self) -> Tensor:
         return self.vectors
 
-    def query_vectors(self, item_seq_BL: Tensor, seq_len_B: Tensor) -> Tensor:
-        return self.vectors[item_seq_BL.gather(1, seq_len_B[:, None] - 1)[:, 0]]
+    def query_vectors(self, histories: Padded) -> Tensor:
+        return self.vectors[histories.item_seq.gather(1, histories.seq_len[:, None] - 1)[:, 0]]
 
 
 def _fastest(works: list[Callable[[], object]], repeats: int = 5) -> list[float]:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reveal_core.batches import EpochBatches, TrainingBatches
+from reveal_core.batches import EpochBatches, TrainingBatches, latest
 from reveal_core.sequences import Sequences
 
 
@@ -92,3 +92,23 @@ def test_windows_of_like_length_share_a_batch() -> None:
 @pytest.mark.parametrize("lengths", [[], [0, 1, 0], [1]])
 def test_nobody_with_a_target_gives_no_batch(lengths: list[int]) -> None:
     assert len(TrainingBatches(numbered(lengths), 5, 2, 0).epoch(0)) == 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.lists(st.integers(1, 9), max_size=6), min_size=1, max_size=6), st.integers(1, 4), st.data())
+def test_latest_is_the_end_of_each_row_padded_on_the_right(
+    histories: list[list[int]], max_seq_len: int, data: st.DataObject
+) -> None:
+    rows = data.draw(st.lists(st.integers(0, len(histories) - 1), max_size=5))
+    plain = Sequences.from_lists(histories)
+    timed = Sequences(plain.items, plain.offsets, np.arange(len(plain.items)) + 100)
+    ends = [list(range(int(plain.offsets[row]), int(plain.offsets[row + 1])))[-max_seq_len:] for row in rows]
+    width = max([1, *map(len, ends)])
+    found = latest(timed, np.array(rows, dtype=np.int64), max_seq_len)
+    assert found.times is not None
+    assert found.item_seq.dtype == found.seq_len.dtype == found.times.dtype == torch.int64
+    assert found.item_seq.shape == found.times.shape == (len(rows), width)
+    assert found.seq_len.tolist() == [len(end) for end in ends]
+    assert found.item_seq.tolist() == [[*(int(plain.items[x]) for x in end), *[0] * (width - len(end))] for end in ends]
+    assert found.times.tolist() == [[*(x + 100 for x in end), *[0] * (width - len(end))] for end in ends]
+    assert latest(plain, np.array(rows, dtype=np.int64), max_seq_len).times is None

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from reveal_core.batches import Padded
 from reveal_core.checkpoint import (
     TrainState,
     load_model,
@@ -28,9 +29,9 @@ def test_a_saved_model_scores_as_before(tmp_path: Path) -> None:
     model = build_model(CONFIG, FEATURES, seed=0).eval()
     save_model(tmp_path, model, CONFIG, {"best_epoch": 3})
     loaded = load_model(tmp_path, CONFIG, FEATURES)
-    item_seq, seq_len = torch.tensor([[4, 9, 1], [2, 0, 0]]), torch.tensor([3, 1])
+    histories = Padded(item_seq=torch.tensor([[4, 9, 1], [2, 0, 0]]), seq_len=torch.tensor([3, 1]))
     assert torch.equal(loaded.item_vectors(), model.item_vectors())
-    assert torch.equal(loaded.query_vectors(item_seq, seq_len), model.query_vectors(item_seq, seq_len))
+    assert torch.equal(loaded.query_vectors(histories), model.query_vectors(histories))
     assert not loaded.training
     description = json.loads((tmp_path / "model.json").read_text())
     assert description["best_epoch"] == 3

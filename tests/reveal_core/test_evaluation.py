@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from reveal_core import ranking
+from reveal_core.batches import Padded
 from reveal_core.evaluation import (
     Cases,
     EvaluateConfig,
@@ -38,8 +39,9 @@ class Bag:
     def item_vectors(self) -> Tensor:
         return self.vectors
 
-    def query_vectors(self, item_seq_BL: Tensor, seq_len_B: Tensor) -> Tensor:
-        assert torch.equal((item_seq_BL != 0).sum(dim=1), seq_len_B)
+    def query_vectors(self, histories: Padded) -> Tensor:
+        item_seq_BL = histories.item_seq
+        assert torch.equal((item_seq_BL != 0).sum(dim=1), histories.seq_len)
         assert ((item_seq_BL != 0).int().diff(dim=1) <= 0).all(), "padding belongs on the right"
         return (self.vectors[item_seq_BL] * (item_seq_BL != 0)[:, :, None]).sum(dim=1)
 

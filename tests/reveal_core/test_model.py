@@ -6,7 +6,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch.nn.functional import cross_entropy
 
 from reveal_core.backbones.sasrec import SasRec
-from reveal_core.batches import Batch
+from reveal_core.batches import Batch, Padded
 from reveal_core.features import ItemFeatures
 from reveal_core.losses import SampledSoftmax
 from reveal_core.model import Modality, ModelConfig, SequenceRecommender, Without, build_model
@@ -39,7 +39,7 @@ def make_model(modalities: tuple[Modality, ...] = ("id", "text", "image"), **cha
 def make_batch() -> Batch:
     item_seq = torch.tensor([[3, 5, 8, 10], [7, 2, 0, 0], [4, 0, 0, 0]])
     pos_items = torch.tensor([[0, 8, 10, 1], [2, 9, 0, 0], [20, 0, 0, 0]])
-    return Batch(item_seq, pos_items, torch.tensor([4, 2, 1]))
+    return Batch(item_seq=item_seq, pos_items=pos_items, seq_len=torch.tensor([4, 2, 1]))
 
 
 @pytest.mark.parametrize("modalities", SUBSETS)
@@ -102,25 +102,25 @@ def test_two_items_with_the_same_image_have_the_same_vector_without_an_id() -> N
 def test_a_query_is_the_backbones_output_at_the_last_item() -> None:
     model = make_model().eval()
     batch = make_batch()
-    queries = model.query_vectors(batch.item_seq, batch.seq_len)
+    queries = model.query_vectors(batch)
     table = model.item_vectors()
     for row, length in enumerate(batch.seq_len):
-        alone = table[batch.item_seq[row : row + 1, :length]]
-        expected = model.backbone(alone, batch.seq_len[row : row + 1])[0, -1]
+        alone = Padded(item_seq=batch.item_seq[row : row + 1, :length], seq_len=length[None])
+        expected = model.backbone(table[alone.item_seq], alone)[0, -1]
         assert torch.allclose(queries[row], expected, atol=1e-5)
 
 
 @torch.no_grad()
 def test_a_user_without_history_has_a_finite_query() -> None:
     model = make_model().eval()
-    query = model.query_vectors(torch.zeros(1, 1, dtype=torch.int64), torch.tensor([0]))
+    query = model.query_vectors(Padded(item_seq=torch.zeros(1, 1, dtype=torch.int64), seq_len=torch.tensor([0])))
     assert query.isfinite().all()
 
 
 def test_the_full_loss_is_cross_entropy_over_the_items_without_padding() -> None:
     model, batch = make_model().eval(), make_batch()
     table = model.item_vectors()
-    h = model.backbone(table[batch.item_seq], batch.seq_len)
+    h = model.backbone(table[batch.item_seq], batch)
     asked = batch.pos_items > 0
     expected = cross_entropy((h @ table[1:].T)[asked], batch.pos_items[asked] - 1)
     assert torch.allclose(model.training_loss(batch, torch.Generator()), expected, atol=1e-6)
@@ -137,24 +137,24 @@ def test_the_sampled_loss_is_near_the_full_one_with_many_negatives() -> None:
 def test_vectors_without_a_modality_are_the_sum_of_the_others() -> None:
     model = make_model().eval()
     batch, everything = make_batch(), model.item_vectors()
-    parts = model.tower.by_modality(model.all_items)
+    parts = model.tower(model.all_items)
     for name, part in parts.items():
         assert not part[0].any()
         others = Without(model, (name,)).item_vectors()  # type: ignore[arg-type]
         torch.testing.assert_close(others, everything - part)
         # What is read is without it too, as if it had been zero.
-        queries = Without(model, (name,)).query_vectors(batch.item_seq, batch.seq_len)  # type: ignore[arg-type]
-        h = model.backbone(others[batch.item_seq], batch.seq_len)
+        queries = Without(model, (name,)).query_vectors(batch)  # type: ignore[arg-type]
+        h = model.backbone(others[batch.item_seq], batch)
         torch.testing.assert_close(queries, h[torch.arange(len(h)), batch.seq_len - 1])
-        assert not torch.allclose(queries, model.query_vectors(batch.item_seq, batch.seq_len))
+        assert not torch.allclose(queries, model.query_vectors(batch))
 
 
 @torch.no_grad()
 def test_new_visual_vectors_are_shown_to_the_image_part_alone() -> None:
     model = make_model()
-    before, features = model.tower.by_modality(model.all_items), make_features()
+    before, features = model.tower(model.all_items), make_features()
     model.show_images(features.image.flip(1))
-    after = model.tower.by_modality(model.all_items)
+    after = model.tower(model.all_items)
     has = features.has_image
     torch.testing.assert_close(after["image"][has], model.tower.project_images(features.image.flip(1)[has]))
     assert not torch.equal(after["image"][has], before["image"][has])

@@ -112,7 +112,7 @@ def loss_of(model: SequenceRecommender, batch: Batch, *modalities: str) -> Tenso
     rows = torch.stack([model.tower.parts[name](items) for name in modalities]).sum(dim=0)
     table = torch.cat([rows.new_zeros(1, rows.shape[1]), rows])
     asked = batch.pos_items > 0
-    logits = model.backbone(table[batch.item_seq], batch.seq_len)[asked] @ table[1:].T
+    logits = model.backbone(table[batch.item_seq], batch)[asked] @ table[1:].T
     return cross_entropy(logits, batch.pos_items[asked] - 1)
 
 

@@ -12,6 +12,7 @@ import torch
 
 from pipeline.stages.evaluate import Evaluate
 from reveal_core.backbones.sasrec import SasRec
+from reveal_core.batches import latest
 from reveal_core.checkpoint import save_model
 from reveal_core.evaluation import EvaluateConfig, build_cases, rank_cases
 from reveal_core.features import ItemFeatures
@@ -92,9 +93,8 @@ def test_what_is_written_is_what_the_model_says(inputs: dict[str, Path], tmp_pat
     lists = pl.read_parquet(tmp_path / "recommendations.parquet")
     assert lists.columns == ["user_index", "user_id", "rank", "item_id", "score"]
     assert lists["rank"].to_list() == list(range(1, 11)) * 4
-    items, lengths = cases.histories.tail(np.arange(4), MODEL.max_seq_len)
     with torch.inference_mode():
-        queries = untrained().query_vectors(torch.from_numpy(items), torch.from_numpy(lengths)).numpy()
+        queries = untrained().query_vectors(latest(cases.histories, np.arange(4), MODEL.max_seq_len)).numpy()
     expected, _ = search(index, queries, 10, cases.histories)
     assert lists["item_id"].to_list() == [f"i{item}" for item in expected.ravel()]
     assert lists["user_id"].to_list() == [user for user in per_user["user_id"] for _ in range(10)]

@@ -2,124 +2,231 @@
 
 from __future__ import annotations
 
+import itertools
 import typing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from reveal_core.backbones import BackboneConfig
+from reveal_core.backbones.base import Backbone, Modality
+from reveal_core.batches import Batch, Padded
 
 CONFIGS: tuple[type[Any], ...] = typing.get_args(BackboneConfig) or (BackboneConfig,)
-B, L, D = 4, 7, 16
+B, L, D, N = 4, 7, 16, 12
+ALL: tuple[Modality, ...] = ("id", "text", "image")
+SUBSETS = [subset for size in (1, 2, 3) for subset in itertools.combinations(ALL, size)]
+LENGTHS = torch.tensor([7, 1, 4, 3])
 
 
 @pytest.fixture(params=CONFIGS, ids=lambda config: config.__name__)
-def backbone(request: pytest.FixtureRequest) -> nn.Module:
+def backbone(request: pytest.FixtureRequest) -> Backbone:
     return build(request.param)
 
 
-def build(config: type[Any], seed: int = 0) -> nn.Module:
+def build(config: type[Any], seed: int = 0, modalities: tuple[Modality, ...] = ALL) -> Backbone:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        built: nn.Module = config().build(D, L)
+        built: Backbone = config().build(D, L, modalities)
     return built.eval()
 
 
-def inputs(length: int = L, batch: int = B) -> torch.Tensor:
-    return torch.randn(batch, length, D, generator=torch.Generator().manual_seed(1))
+def parts(modalities: tuple[Modality, ...] = ALL) -> dict[str, Tensor]:
+    """What is known of N items; row 0 is the padding."""
+    generator = torch.Generator().manual_seed(1)
+    known = {modality: torch.randn(N + 1, D, generator=generator) for modality in modalities}
+    return {modality: part.index_fill(0, torch.tensor([0]), 0) for modality, part in known.items()}
 
 
-def full(x_BLD: torch.Tensor) -> torch.Tensor:
-    return torch.full((len(x_BLD),), x_BLD.shape[1])
+def histories(lengths: Tensor = LENGTHS) -> Padded:
+    """Of different items each, an hour to some days apart."""
+    generator = torch.Generator().manual_seed(2)
+    inside = torch.arange(int(lengths.max())) < lengths[:, None]
+    drawn = torch.stack([torch.randperm(N, generator=generator)[: inside.shape[1]] + 1 for _ in lengths])
+    gaps = torch.randint(3_600_000, 300_000_000, inside.shape, generator=generator)
+    times = 1_600_000_000_000 + gaps.cumsum(dim=1)
+    return Padded(item_seq=drawn * inside, seq_len=lengths, times=times * inside)
+
+
+def batch() -> Batch:
+    """Windows of these, and what comes after each place."""
+    whole = histories(LENGTHS.clamp(min=2))
+    shorter = Padded(item_seq=whole.item_seq[:, :-1], seq_len=whole.seq_len - 1, times=whole.times[:, :-1])  # type: ignore[index]
+    inside = torch.arange(L - 1) < shorter.seq_len[:, None]
+    return Batch(
+        item_seq=shorter.item_seq * inside,
+        seq_len=shorter.seq_len,
+        times=shorter.times,
+        pos_items=whole.item_seq[:, 1:] * inside,
+    )
+
+
+def rows_of(given: Padded, row: int) -> Padded:
+    """One history alone, without its padding."""
+    length = int(given.seq_len[row])
+    times = None if given.times is None else given.times[row : row + 1, :length]
+    return Padded(item_seq=given.item_seq[row : row + 1, :length], seq_len=given.seq_len[row : row + 1], times=times)
+
+
+def queries(backbone: Backbone, known: dict[str, Tensor], asked: Padded) -> Tensor:
+    asked = backbone.to_ask(asked)
+    h_BLC = backbone(backbone.items(known).inputs[asked.item_seq], asked)
+    return h_BLC[torch.arange(len(h_BLC)), asked.seq_len - 1]
+
+
+def loss_of(backbone: Backbone, known: dict[str, Tensor], given: Batch, generator: torch.Generator) -> Tensor:
+    """Full softmax, as the model trains it."""
+    given = backbone.to_learn(given, generator)
+    rows = backbone.items(known)
+    encoded = backbone.learn(rows.inputs[given.item_seq], given)
+    asked = given.pos_items > 0
+    logits = encoded.h_BLC[asked] @ rows.candidates[1:].T
+    loss = cross_entropy(logits, given.pos_items[asked] - 1)
+    return loss if encoded.auxiliary is None else loss + encoded.auxiliary
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("modalities", SUBSETS, ids="-".join)
+@torch.no_grad()
+def test_it_takes_any_subset_of_modalities(config: type[Any], modalities: tuple[Modality, ...]) -> None:
+    backbone, known = build(config, modalities=modalities), parts(modalities)
+    rows, found = backbone.items(known), queries(backbone, known, histories())
+    assert len(rows.inputs) == len(rows.candidates) == N + 1
+    assert found.shape == (B, rows.candidates.shape[1])
+    assert found.dtype == torch.float32
+    assert found.isfinite().all()
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("modalities", SUBSETS, ids="-".join)
+def test_it_declares_each_parameter_once(config: type[Any], modalities: tuple[Modality, ...]) -> None:
+    backbone = build(config, modalities=modalities)
+    owners = backbone.parameters_by_modality()
+    assert set(owners) <= {*modalities, "shared"}
+    owned = [id(parameter) for parameters in owners.values() for parameter in parameters]
+    assert sorted(owned) == sorted(id(parameter) for parameter in backbone.parameters())
+
+
+def test_a_query_depends_on_all_of_its_history_and_on_nothing_else(backbone: Backbone) -> None:
+    """In every modality."""
+    known = {name: part.requires_grad_() for name, part in parts().items()}
+    given = histories()
+    for row in range(B):
+        query = queries(backbone, known, given)[row]
+        slopes = torch.autograd.grad((query * torch.arange(1.0, len(query) + 1)).sum(), list(known.values()))
+        for slope in slopes:
+            reached = (slope.abs().sum(dim=1) > 0).nonzero()[:, 0].tolist()
+            assert reached == sorted(rows_of(given, row).item_seq[0].tolist())
+
+
+def test_training_outputs_do_not_see_what_they_are_to_find(backbone: Backbone) -> None:
+    """Neither the items that are hidden nor, where nothing is hidden, those that come later."""
+    given = backbone.to_learn(batch(), torch.Generator().manual_seed(0))
+    x = backbone.items(parts()).inputs[given.item_seq].requires_grad_()
+    h = backbone(x, given)
+    for row, place in (given.pos_items > 0).nonzero().tolist():
+        (slope,) = torch.autograd.grad(h[row, place].square().sum(), x, retain_graph=True)
+        reached = slope.abs().sum(dim=2) > 0
+        assert not reached[torch.arange(len(x)) != row].any()
+        if given.hidden is None:
+            assert not reached[row, place + 1 :].any()
+        else:
+            assert given.hidden[row, place]
+            assert not reached[given.hidden].any()
 
 
 @torch.no_grad()
-def test_shape_and_type(backbone: nn.Module) -> None:
-    x = inputs()
-    assert backbone(x, full(x)).shape == (B, L, D)
-    assert backbone(x, full(x)).dtype == torch.float32
-
-
-def test_a_place_depends_on_itself_and_the_past_and_not_on_the_future(backbone: nn.Module) -> None:
-    x = inputs(batch=1).requires_grad_()
-    for place in range(L):
-        (slope,) = torch.autograd.grad(backbone(x, full(x))[0, place].square().sum(), x)
-        reached = slope[0].abs().sum(dim=1) > 0
-        assert reached.tolist() == [other <= place for other in range(L)]
+def test_what_stands_in_the_padding_does_not_matter(backbone: Backbone) -> None:
+    given = histories()
+    inside = torch.arange(L) < given.seq_len[:, None]
+    assert given.times is not None
+    other = replace(
+        given, item_seq=torch.where(inside, given.item_seq, 5), times=torch.where(inside, given.times, 10**12)
+    )
+    assert torch.allclose(queries(backbone, parts(), given), queries(backbone, parts(), other), atol=1e-5)
 
 
 @torch.no_grad()
-def test_what_stands_in_the_padding_does_not_matter(backbone: nn.Module) -> None:
-    x, lengths = inputs(), torch.tensor([7, 1, 4, 3])
-    other = x.clone()
-    for row, length in enumerate(lengths):
-        other[row, length:] = 100.0
-    one, two = backbone(x, lengths), backbone(other, lengths)
-    for row, length in enumerate(lengths):
-        assert torch.allclose(one[row, :length], two[row, :length], atol=1e-6)
+def test_a_batch_gives_what_its_rows_give_alone_and_untrimmed(backbone: Backbone) -> None:
+    given, known = histories(), parts()
+    together = queries(backbone, known, given)
+    for row in range(B):
+        assert torch.allclose(together[row], queries(backbone, known, rows_of(given, row))[0], atol=1e-5)
 
 
 @torch.no_grad()
-def test_a_batch_gives_what_its_rows_give_alone_and_untrimmed(backbone: nn.Module) -> None:
-    x, lengths = inputs(), torch.tensor([7, 1, 4, 3])
-    together = backbone(x, lengths)
-    for row, length in enumerate(lengths):
-        alone = backbone(x[row : row + 1, :length], lengths[row : row + 1])
-        assert torch.allclose(together[row, :length], alone[0], atol=1e-5)
+def test_order_matters(backbone: Backbone) -> None:
+    given = histories(torch.full((B,), L))
+    swapped = given.item_seq.clone()
+    swapped[:, [0, 1]] = given.item_seq[:, [1, 0]]
+    one, two = (queries(backbone, parts(), replace(given, item_seq=seq)) for seq in (given.item_seq, swapped))
+    assert not torch.allclose(one, two, atol=1e-6)
 
 
 @torch.no_grad()
-def test_order_matters(backbone: nn.Module) -> None:
-    x = inputs()
-    swapped = x.clone()
-    swapped[:, [0, 1]] = x[:, [1, 0]]
-    assert not torch.allclose(backbone(x, full(x))[:, -1], backbone(swapped, full(x))[:, -1], atol=1e-6)
+def test_only_those_that_say_so_read_times(backbone: Backbone) -> None:
+    given, config = histories(), next(config for config in CONFIGS if type(build(config)) is type(backbone))
+    if config.needs_times:
+        assert given.times is not None
+        other = replace(given, times=given.times.flip(1) * 3)
+        assert not torch.allclose(queries(backbone, parts(), given), queries(backbone, parts(), other), atol=1e-6)
+    else:
+        assert queries(backbone, parts(), replace(given, times=None)).isfinite().all()
 
 
-def test_gradients_reach_every_parameter(backbone: nn.Module) -> None:
-    x = inputs()
-    backbone(x, full(x)).square().mul(torch.randn(B, L, D)).sum().backward()
+@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize("modalities", SUBSETS, ids="-".join)
+def test_gradients_reach_every_parameter(config: type[Any], modalities: tuple[Modality, ...]) -> None:
+    backbone = build(config, modalities=modalities).train()
+    loss_of(backbone, parts(modalities), batch(), torch.Generator().manual_seed(0)).backward()  # type: ignore[no-untyped-call]
     for name, parameter in backbone.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name
 
 
 @torch.no_grad()
-def test_dropout_acts_in_training_alone(backbone: nn.Module) -> None:
-    x = inputs()
-    assert torch.equal(backbone(x, full(x)), backbone(x, full(x)))
+def test_dropout_acts_in_training_alone(backbone: Backbone) -> None:
+    given, known = histories(), parts()
+    assert torch.equal(queries(backbone, known, given), queries(backbone, known, given))
     backbone.train()
-    assert not torch.equal(backbone(x, full(x)), backbone(x, full(x)))
+    assert not torch.equal(queries(backbone, known, given), queries(backbone, known, given))
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_it_learns_to_repeat_the_item_before_the_last(config: type[Any]) -> None:
-    """Random items, and the right answer at each place is the item before: neither the last one nor a common one."""
+    """Two items in turn: the right answer is neither the last one nor a common one."""
     generator = torch.Generator().manual_seed(0)
-    backbone, items = build(config), torch.randn(8, D, generator=generator)
+    backbone, known = build(config), {name: part / 4 for name, part in parts().items()}
+
+    def drawn(count: int) -> Batch:
+        pair = torch.stack([torch.randperm(N, generator=generator)[:2] + 1 for _ in range(count)])
+        pos_items = pair[:, [1, 0, 1, 0]] * torch.tensor([0, 1, 1, 1])
+        times = 1_600_000_000_000 + torch.arange(4).expand(count, 4) * 86_400_000
+        return Batch(item_seq=pair[:, [0, 1, 0, 1]], seq_len=torch.full((count,), 4), times=times, pos_items=pos_items)
+
     optimizer = torch.optim.Adam(backbone.parameters(), lr=3e-3)
     for _ in range(400):
-        item_seq = torch.randint(8, (64, 4), generator=generator)
-        logits = backbone(items[item_seq], full(item_seq))[:, 1:] @ items.T
-        loss = cross_entropy(logits.flatten(0, 1), item_seq[:, :-1].flatten())
+        loss = loss_of(backbone, known, drawn(64), generator)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    item_seq = torch.randint(8, (200, 4), generator=generator)
-    answers = (backbone(items[item_seq], full(item_seq))[:, 1:] @ items.T).argmax(dim=-1)
-    assert (answers == item_seq[:, :-1]).float().mean() > 0.9
+    test = drawn(200)
+    with torch.no_grad():
+        answers = (queries(backbone, known, test) @ backbone.items(known).candidates[1:].T).argmax(dim=1) + 1
+    assert (answers == test.pos_items[:, -1]).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 @torch.no_grad()
 def test_saved_weights_give_the_same_output(config: type[Any], tmp_path: Path) -> None:
-    one, two, x = build(config, seed=0), build(config, seed=1), inputs()
-    assert not torch.equal(one(x, full(x)), two(x, full(x)))
+    one, two, given = build(config, seed=0), build(config, seed=1), histories()
+    assert not torch.equal(queries(one, parts(), given), queries(two, parts(), given))
     save_file(one.state_dict(), tmp_path / "weights")
     two.load_state_dict(load_file(tmp_path / "weights"))
-    assert torch.equal(one(x, full(x)), two(x, full(x)))
+    assert torch.equal(queries(one, parts(), given), queries(two, parts(), given))

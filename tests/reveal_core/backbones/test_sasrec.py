@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from reveal_core.backbones.sasrec import SasRec
+from reveal_core.batches import Padded
 
 
 def norm(x: Tensor, weights: dict[str, Tensor], name: str) -> Tensor:
@@ -41,11 +42,11 @@ def reference(x_LD: Tensor, weights: dict[str, Tensor], num_layers: int, num_hea
 @torch.no_grad()
 def test_it_is_the_published_attention() -> None:
     torch.manual_seed(0)
-    backbone = SasRec(num_layers=2, num_heads=4).build(hidden_dim=16, max_seq_len=6).eval()
+    backbone = SasRec(num_layers=2, num_heads=4).build(hidden_dim=16, max_seq_len=6, modalities=("id",)).eval()
     for parameter in backbone.parameters():
         parameter.normal_(std=0.3)
     x = torch.randn(3, 5, 16)
-    out = backbone(x, torch.tensor([5, 5, 5]))
+    out = backbone(x, Padded(item_seq=torch.ones(3, 5, dtype=torch.int64), seq_len=torch.tensor([5, 5, 5])))
     weights = dict(backbone.state_dict())
     for row in range(3):
         assert torch.allclose(out[row], reference(x[row], weights, num_layers=2, num_heads=4), atol=1e-5)
@@ -59,4 +60,4 @@ def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
 
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match="multiple of num_heads"):
-        SasRec(num_heads=3).build(hidden_dim=64, max_seq_len=5)
+        SasRec(num_heads=3).build(hidden_dim=64, max_seq_len=5, modalities=("id",))

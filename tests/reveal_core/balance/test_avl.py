@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from reveal_core.balance.avl import Avl, AvlConfig, sum_of, unimodal_losses
+from reveal_core.balance.avl import Avl, AvlConfig, unimodal_losses
 from reveal_core.batches import Batch, TrainingBatches
 from reveal_core.evaluation import Cases
 from reveal_core.losses import LossConfig, SampledSoftmax, Softmax
@@ -69,7 +69,7 @@ def recorded_losses(model: SequenceRecommender, batch: Batch) -> Reading:
         for name in modalities:
             table[1:] += model.tower.parts[name](torch.arange(1, model.num_items + 1))
         asked = batch.pos_items > 0
-        logits = model.backbone(table[batch.item_seq], batch.seq_len)[asked] @ table[1:].T
+        logits = model.backbone(table[batch.item_seq], batch)[asked] @ table[1:].T
         return float(cross_entropy(logits, batch.pos_items[asked] - 1))
 
     model.eval()
@@ -162,7 +162,7 @@ def test_unimodal_losses_are_those_of_a_model_whose_modality_is_zero(
 
     model = multimodal(loss=kind).eval()
     scoring = model.scoring(batch, drawn())
-    found = unimodal_losses(scoring, model.tower.by_modality(scoring.items_K))
+    found = unimodal_losses(scoring, model.tower(scoring.items_K))
     for silenced, value in zip(("text", "image"), found, strict=True):
         other = multimodal(loss=kind).eval()
         with torch.no_grad():
@@ -177,15 +177,8 @@ def test_without_text_vision_is_measured_by_the_whole_loss(multimodal: Build, hi
     batch = TrainingBatches(histories, 5, 40, seed=0).epoch(0)[0]
     model = multimodal(modalities=("id", "image")).eval()
     scoring = model.scoring(batch, torch.Generator())
-    loss_v, _ = unimodal_losses(scoring, model.tower.by_modality(scoring.items_K))
+    loss_v, _ = unimodal_losses(scoring, model.tower(scoring.items_K))
     torch.testing.assert_close(loss_v, model.training_loss(batch, torch.Generator()).detach())
-
-
-def test_parts_are_summed_perhaps_without_one() -> None:
-    parts = {"id": torch.tensor([[1.0, 2.0]]), "text": torch.tensor([[10.0, 20.0]])}
-    assert sum_of(parts).tolist() == [[11.0, 22.0]]
-    assert sum_of(parts, without="text").tolist() == [[1.0, 2.0]]
-    assert sum_of(parts, without="image").tolist() == [[11.0, 22.0]]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from reveal_core.batches import Padded
 from reveal_core.extraction.feedback import (
     FEEDBACK,
     LIST_LENGTH,
@@ -36,8 +37,8 @@ class LastTwo:
     def item_vectors(self) -> Tensor:
         return self.items_ND
 
-    def query_vectors(self, item_seq_BL: Tensor, seq_len_B: Tensor) -> Tensor:
-        return self.items_ND[item_seq_BL].sum(dim=1).flip(1)
+    def query_vectors(self, histories: Padded) -> Tensor:
+        return self.items_ND[histories.item_seq].sum(dim=1).flip(1)
 
 
 def scorer(num_items: int, seed: int) -> LastTwo:
@@ -167,8 +168,8 @@ def test_who_is_right_everywhere_needs_nothing() -> None:
         def item_vectors(self) -> Tensor:
             return torch.eye(3)
 
-        def query_vectors(self, item_seq_BL: Tensor, seq_len_B: Tensor) -> Tensor:
-            return torch.tensor([0.0, 0.0, 1.0]).expand(len(seq_len_B), 3)
+        def query_vectors(self, histories: Padded) -> Tensor:
+            return torch.tensor([0.0, 0.0, 1.0]).expand(len(histories.seq_len), 3)
 
     feedback = give_feedback(Oracle(), histories([[1, 2], [1, 2]]), 2, max_seq_len=1)
     assert feedback.table.row(1, named=True) == {

@@ -125,7 +125,7 @@ def test_without_anything_to_draw_a_pass_has_no_steps() -> None:
 
 def frozen_parts(model: SequenceRecommender) -> dict[str, Tensor]:
     with torch.no_grad():
-        return model.tower.by_modality(model.all_items)
+        return model.tower(model.all_items)
 
 
 def draw(shop: Any, model: SequenceRecommender) -> Drawn:
@@ -151,16 +151,16 @@ def from_scratch(
         rows.append(extractor(learner.source.read(np.array([item])), text)[0][0] if fresh else shown[item])  # type: ignore[index]
     projected = torch.stack(rows) @ model.tower.parts["image"].linear.weight.T  # type: ignore[union-attr,operator]
     image = torch.where(torch.from_numpy(shop.has)[:, None], projected, model.tower.parts["image"].missing)
-    others = model.tower.by_modality(model.all_items)
-    table = others["id"] + others["text"] + image
-    table = torch.cat([torch.zeros_like(table[:1]), table[1:]])
+    others = model.tower(model.all_items)
+    parts = {**others, "image": torch.cat([torch.zeros_like(image[:1]), image[1:]])}
+    table = torch.stack(list(parts.values())).sum(dim=0)
     batch = drawn.batch
     if isinstance(model.config.loss, SampledSoftmax):
         with seeded(seed, torch.device("cpu")) as generator:
             scoring = model.scoring(batch, generator)
-        loss = scoring.loss(table[scoring.items_K])
+        loss = scoring.loss({name: part[scoring.items_K] for name, part in parts.items()})
     else:
-        h = model.backbone(table[batch.item_seq], batch.seq_len)
+        h = model.backbone(table[batch.item_seq], batch)
         asked = batch.pos_items > 0
         loss = functional.cross_entropy(h[asked] @ table[1:].T, batch.pos_items[asked] - 1)
     loss.backward()  # type: ignore[no-untyped-call]
