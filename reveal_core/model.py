@@ -101,8 +101,14 @@ class Projection(nn.Module):
         nn.init.normal_(self.missing, std=init_std)
 
     def forward(self, items_K: Tensor) -> Tensor:
-        projected_KD = self.linear(self.vectors[items_K])
+        projected_KD = self.linear(self._vectors_of(items_K))
         return torch.where(self.has[items_K, None], projected_KD, self.missing)
+
+    def _vectors_of(self, items_K: Tensor) -> Tensor:
+        # A step over the whole catalogue asks for all of them in their order: no need to copy them.
+        if len(items_K) == len(self.vectors) and torch.equal(items_K, torch.arange(len(items_K), device=items_K.device)):
+            return self.vectors
+        return self.vectors[items_K]
 
 
 class ItemTower(nn.Module):
