@@ -14,13 +14,20 @@ import click
 @click.option("--items", type=click.IntRange(20), default=2000, show_default=True, help="Products in the catalogue.")
 @click.option("--users", type=click.IntRange(1), default=3000, show_default=True, help="Shoppers in the log.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Same seed, same shop.")
+@click.option(
+    "--print-side", type=click.FloatRange(0.1, 0.5), default=0.22, show_default=True, help="Side of the prints."
+)
+@click.option("--decoys", type=click.IntRange(0, 20), default=0, show_default=True, help="Prints in the background.")
 @click.option("--workers", type=click.IntRange(1), default=None, help="Drawing processes.  [default: one per core]")
-@click.option("--force", is_flag=True, help="Replace a demo shop of another size or seed.")
-def command(out: Path, items: int, users: int, seed: int, workers: int | None, force: bool) -> None:
+@click.option("--force", is_flag=True, help="Replace a demo shop of another kind.")
+def command(
+    out: Path, items: int, users: int, seed: int, print_side: float, decoys: int, workers: int | None, force: bool
+) -> None:
     """Draw a small shop: product photos, titles and a log of purchases.
 
     Shoppers choose by a little print on the product that no title names, so a model that looks at the images
-    wins. truth.parquet says where in each image that print is. Nothing is downloaded.
+    wins. truth.parquet says where in each image that print is. Nothing is downloaded. Smaller prints (--print-side, a
+    share of the picture's side) and prints that nobody chooses by (--decoys) make it harder.
 
     \b
     Example:
@@ -29,9 +36,11 @@ def command(out: Path, items: int, users: int, seed: int, workers: int | None, f
     """
     import os
 
+    from pipeline.demo_shop.drawing import Difficulty
     from pipeline.demo_shop.shop import ShopSize, is_current, write_shop
 
-    size = ShopSize(items=items, users=users, seed=seed)
+    difficulty = Difficulty(print_side=print_side, decoys=decoys)
+    size = ShopSize(items=items, users=users, seed=seed, difficulty=difficulty)
     if is_current(out, size, replace=force):
         click.echo(f"{out}: this demo shop is there already, nothing to do")
         return

@@ -106,7 +106,9 @@ class Projection(nn.Module):
 
     def _vectors_of(self, items_K: Tensor) -> Tensor:
         # A step over the whole catalogue asks for all of them in their order: no need to copy them.
-        if len(items_K) == len(self.vectors) and torch.equal(items_K, torch.arange(len(items_K), device=items_K.device)):
+        if len(items_K) == len(self.vectors) and torch.equal(
+            items_K, torch.arange(len(items_K), device=items_K.device)
+        ):
             return self.vectors
         return self.vectors[items_K]
 
@@ -177,19 +179,24 @@ class SequenceRecommender(nn.Module):
         queries_BC: Tensor = h_BLC[torch.arange(len(last_B), device=last_B.device), last_B]
         return queries_BC
 
-    def scoring(self, batch: Batch, generator: torch.Generator) -> Scoring:
-        """What the batch asks, with the negatives that ``generator`` draws where the loss samples them."""
+    def scoring(self, batch: Batch, generator: torch.Generator, among: Tensor | None = None) -> Scoring:
+        """What the batch asks, with the negatives that ``generator`` draws where the loss samples them.
+
+        Args:
+            among: the items, rising, that compete for the targets and hold them all; ``None`` = all of the catalogue.
+        """
+        candidates = self.candidates if among is None else among
         batch = self.backbone.to_learn(batch, generator)
         asked_BL = batch.pos_items != PADDING
         targets_T = batch.pos_items[asked_BL]
         if isinstance(self.config.loss, SampledSoftmax):
-            return self._sampled(batch, asked_BL, targets_T, self.config.loss.num_negatives, generator)
-        places_T = torch.searchsorted(self.candidates, targets_T)
+            return self._sampled(batch, asked_BL, targets_T, self.config.loss.num_negatives, generator, candidates)
+        places_T = torch.searchsorted(candidates, targets_T)
 
         def loss(parts: Parts) -> Tensor:
             rows = self.backbone.items(parts)
             encoded = self.backbone.learn(functional.embedding(batch.item_seq, rows.inputs), batch)
-            return _total(softmax_loss(encoded.h_BLC[asked_BL], rows.candidates[self.candidates], places_T), encoded)
+            return _total(softmax_loss(encoded.h_BLC[asked_BL], rows.candidates[candidates], places_T), encoded)
 
         return Scoring(self.all_items, loss)
 
@@ -199,9 +206,15 @@ class SequenceRecommender(nn.Module):
         return scoring.loss(self.tower(scoring.items_K))
 
     def _sampled(
-        self, batch: Batch, asked_BL: Tensor, targets_T: Tensor, num_negatives: int, generator: torch.Generator
+        self,
+        batch: Batch,
+        asked_BL: Tensor,
+        targets_T: Tensor,
+        num_negatives: int,
+        generator: torch.Generator,
+        candidates: Tensor,
     ) -> Scoring:
-        negatives_K = draw_negatives(num_negatives, self.candidates, generator)
+        negatives_K = draw_negatives(num_negatives, candidates, generator)
         needed = torch.cat([batch.item_seq.flatten(), targets_T, negatives_K])
         items, place = torch.unique(needed, return_inverse=True)
         inputs, positives_T, negatives = torch.split(place, [batch.item_seq.numel(), len(targets_T), num_negatives])
@@ -215,7 +228,7 @@ class SequenceRecommender(nn.Module):
                 functional.embedding(negatives, rows.candidates),
                 targets_T,
                 negatives_K,
-                len(self.candidates),
+                len(candidates),
             )
             return _total(sampled, encoded)
 

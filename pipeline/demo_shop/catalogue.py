@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
 from pipeline.demo_shop.motifs import MOTIFS
 from pipeline.demo_shop.pen import Colour
 from pipeline.demo_shop.products import PRODUCTS
+
+Stream = Literal["shop", "item", "picture", "shopper", "decoys"]
 
 COLOURS: dict[str, Colour] = {
     "white": (242, 240, 234),
@@ -57,9 +59,9 @@ class Item:
     """What the shop has in place of the image file."""
 
 
-def stream(seed: int, name: Literal["shop", "item", "picture", "shopper"], index: int = 0) -> np.random.Generator:
+def stream(seed: int, name: Stream, index: int = 0) -> np.random.Generator:
     """The random numbers of one thing alone, so that it comes out the same in any order and on any worker."""
-    return np.random.default_rng([seed, ("shop", "item", "picture", "shopper").index(name), index])
+    return np.random.default_rng([seed, get_args(Stream).index(name), index])
 
 
 def _item(seed: int, index: int, is_new: bool, picture: Picture) -> Item:

@@ -34,8 +34,22 @@ SIZES = ((200, 200), (200, 200), (200, 200), (180, 216), (216, 184))
 SHARP = 3  # the product is drawn this many times too large
 SOFT = 2  # and the place, which is blurred anyway, this many
 
-MOTIF_SHARE = (0.19, 0.25)
-"""Side of the print, as a share of the picture's shorter side."""
+SPREAD = 0.03
+"""How much larger or smaller a print may be, as a share of the picture's shorter side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difficulty:
+    """How hard it is to see what shoppers choose by."""
+
+    print_side: float = 0.22
+    """Mean side of the print, as a share of the picture's shorter side."""
+    decoys: int = 0
+    """Other prints around the product, which nobody chooses by."""
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.print_side <= 0.5 or not 0 <= self.decoys <= 20:
+            raise ValueError("print_side must lie in 0.1..0.5, decoys in 0..20")
 
 
 @dataclass(frozen=True)
@@ -89,6 +103,22 @@ def _backdrop(item: Item, rng: np.random.Generator, whole: Frame, ground: float)
     return _array(blurred) + grain[..., None]
 
 
+def _with_decoys(place: Floats, rng: np.random.Generator, difficulty: Difficulty) -> Floats:
+    """The place with prints at random spots of it, as sharp as the product's own."""
+    if not difficulty.decoys:
+        return place
+    height, width = place.shape[:2]
+    canvas = Image.fromarray(np.clip(place, 0, 255).astype(np.uint8)).resize((width * SHARP, height * SHARP))
+    motifs = list(MOTIFS.values())
+    for _ in range(difficulty.decoys):
+        side = min(width, height) * rng.uniform(difficulty.print_side - SPREAD, difficulty.print_side + SPREAD)
+        x, y = rng.uniform(side / 2, width - side / 2), rng.uniform(side / 2, height - side / 2)
+        spot = Frame(x, y, side, side, rng.uniform(-14, 14))
+        motif = motifs[rng.integers(len(motifs))]
+        motif.draw(Pen(canvas, spot, SHARP), motif.main, motif.accent)
+    return _array(canvas.reduce(SHARP))
+
+
 def _inks(motif: Motif, ground: Colour, mono: bool) -> tuple[Colour, Colour]:
     """The two colours of a print: its own, or one tone; always set off against the ground."""
     main, accent = motif.main, motif.accent
@@ -107,11 +137,11 @@ def _badge(rng: np.random.Generator) -> tuple[Shape, Shape]:
     return rectangle(0.02, 0.02, 0.98, 0.98, 0.14), rectangle(0.065, 0.065, 0.935, 0.935, 0.11)
 
 
-def _print(item: Item, rng: np.random.Generator, pen: Pen, whole: Frame, fabric: Colour) -> Box:
+def _print(item: Item, rng: np.random.Generator, pen: Pen, whole: Frame, fabric: Colour, print_side: float) -> Box:
     """Put the motif on the product; returns the box of the print or badge."""
     product, motif = PRODUCTS[item.category], MOTIFS[item.motif]
     x, y, room = product.zones[rng.integers(len(product.zones))]
-    wanted = rng.uniform(*MOTIF_SHARE) * min(whole.width, whole.height)
+    wanted = rng.uniform(print_side - SPREAD, print_side + SPREAD) * min(whole.width, whole.height)
     spot = pen.frame.inside(x, y, min(wanted, room * pen.frame.width), rng.uniform(-14, 14))
     badge, rim = _badge(rng)
     patched, mono, tint = rng.random() < 0.45 or item.pattern != "plain", rng.random() < 0.2, rng.random()
@@ -132,7 +162,9 @@ def _print(item: Item, rng: np.random.Generator, pen: Pen, whole: Frame, fabric:
     return own.bounds()
 
 
-def _product(item: Item, rng: np.random.Generator, whole: Frame, frame: Frame) -> tuple[Floats, Floats, Box]:
+def _product(
+    item: Item, rng: np.random.Generator, whole: Frame, frame: Frame, print_side: float
+) -> tuple[Floats, Floats, Box]:
     """Colours (H, W, 3) 0..255 and coverage (H, W) 0..1 of the printed product, and the box of the print."""
     size = (round(whole.width) * SHARP, round(whole.height) * SHARP)
     canvas, cloth, silhouette = Image.new("RGB", size), Image.new("RGB", size), Image.new("L", size)
@@ -144,7 +176,7 @@ def _product(item: Item, rng: np.random.Generator, whole: Frame, frame: Frame) -
     trims = ((236, 228, 212), (58, 54, 60), mix(base, BLACK, 0.35), mix(base, WHITE, 0.4), (150, 104, 66))
     pen = Pen(canvas, frame, SHARP, silhouette)
     product.draw(pen, Fabric(base, trims[rng.integers(len(trims))], cloth))
-    box = _print(item, rng, pen, whole, base)
+    box = _print(item, rng, pen, whole, base, print_side)
     return _array(canvas.reduce(SHARP)), _coverage(silhouette.reduce(SHARP)), box
 
 
@@ -206,8 +238,8 @@ def _room_light(rng: np.random.Generator, whole: Frame, from_left: float) -> Flo
     return np.asarray(light[..., None] * tint * rng.uniform(0.82, 1.04), dtype=np.float32)
 
 
-def draw(item: Item, seed: int) -> Photo:
-    """The photo of an item; a function of the item and the seed alone."""
+def draw(item: Item, seed: int, difficulty: Difficulty = Difficulty()) -> Photo:
+    """The photo of an item; a function of the arguments alone."""
     rng = stream(seed, "picture", item.index)
     width, height = SIZES[rng.integers(len(SIZES))]
     whole, frame = _place(item, rng, width, height)
@@ -215,7 +247,8 @@ def draw(item: Item, seed: int) -> Photo:
     depth = rng.uniform(0.6, 1.6)
     product, scene = PRODUCTS[item.category], SCENES[item.scene]
     place = _backdrop(item, rng, whole, (frame.y + frame.height * 0.46) / height)
-    colours, mask, box = _product(item, rng, whole, frame)
+    place = _with_decoys(place, stream(seed, "decoys", item.index), difficulty)
+    colours, mask, box = _product(item, rng, whole, frame, difficulty.print_side)
     shade = _shape_light(product, rng, frame, mask, from_left)
     place = place * (1 - _shadow(scene, mask, frame, from_left, depth) * 0.85)[..., None]
     scenery = place + (colours * shade[..., None] - place) * mask[..., None]

@@ -14,11 +14,12 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.demo_shop.catalogue import Item, make_catalogue
-from pipeline.demo_shop.drawing import draw, save
+from pipeline.demo_shop.drawing import Difficulty, draw, save
 from pipeline.demo_shop.shoppers import shop_along, stock
 from pipeline.files import read_json, write_json
 from reveal_core.errors import UserError
@@ -26,7 +27,7 @@ from reveal_core.errors import UserError
 if TYPE_CHECKING:
     import polars as pl
 
-FORMAT = "reveal demo shop 2"
+FORMAT = "reveal demo shop 3"
 RECEIPT = "shop.json"
 CHUNK = 25
 
@@ -41,35 +42,37 @@ class ShopSize:
     items: int = 2000
     users: int = 3000
     seed: int = 0
+    difficulty: Difficulty = Difficulty()
 
     def __post_init__(self) -> None:
         if self.items < 20 or self.users < 1 or self.seed < 0:
             raise ValueError("a shop needs at least 20 items, one user and a seed of 0 or more")
 
 
-def draw_chunk(catalogue: list[Item], seed: int, folder: Path) -> list[PictureFacts]:
+def draw_chunk(catalogue: list[Item], seed: int, difficulty: Difficulty, folder: Path) -> list[PictureFacts]:
     """Draw and save the photos of some items."""
     facts = []
     for item in catalogue:
-        photo = draw(item, seed)
+        photo = draw(item, seed, difficulty)
         save(photo, item, folder / f"{item.item_id}.jpg")
         facts.append((*photo.box, photo.image.width, photo.image.height))
     return facts
 
 
 def _draw_all(
-    catalogue: list[Item], seed: int, folder: Path, workers: int, advance: Callable[[int], None]
+    catalogue: list[Item], size: ShopSize, folder: Path, workers: int, advance: Callable[[int], None]
 ) -> list[PictureFacts]:
+    draw_some = partial(draw_chunk, seed=size.seed, difficulty=size.difficulty, folder=folder)
     chunks = [catalogue[i : i + CHUNK] for i in range(0, len(catalogue), CHUNK)]
     facts: list[PictureFacts] = []
     if workers == 1:
         for chunk in chunks:
-            facts += draw_chunk(chunk, seed, folder)
+            facts += draw_some(chunk)
             advance(len(chunk))
         return facts
     # Forking a process that already runs threads (polars) may deadlock.
     with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
-        for done in pool.map(draw_chunk, chunks, [seed] * len(chunks), [folder] * len(chunks)):
+        for done in pool.map(draw_some, chunks):
             facts += done
             advance(len(done))
     return facts
@@ -108,7 +111,7 @@ def _fill(folder: Path, size: ShopSize, workers: int, advance: Callable[[int], N
     images = folder / "images"
     images.mkdir()
     catalogue = make_catalogue(size.items, size.seed)
-    facts = _draw_all(catalogue, size.seed, images, workers, advance)
+    facts = _draw_all(catalogue, size, images, workers, advance)
     columns = ("item_id", "title", "brand", "category", "description")
     items = pl.DataFrame([{name: getattr(item, name) for name in columns} for item in catalogue])
     items.write_csv(folder / "items.csv")
@@ -134,7 +137,7 @@ def is_current(out: Path, size: ShopSize, *, replace: bool = False) -> bool:
     if receipt == {"format": FORMAT, **asdict(size)}:
         return True
     if not replace:
-        made = ", ".join(f"{name} {receipt.get(name)}" for name in ("items", "users", "seed"))
+        made = ", ".join(f"{name} {value}" for name, value in receipt.items() if name != "format")
         raise UserError(f"holds another demo shop ({made})", where=str(out), mend="--force replaces it")
     return False
 

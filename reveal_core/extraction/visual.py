@@ -145,9 +145,9 @@ class VisualLearner:
             frozen: what each modality adds to the item vectors, (N + 1, D) each, at the beginning of the pass.
         """
         with seeded(seed, self.device) as generator, evaluating(model):
-            scoring = model.scoring(drawn.batch.to(self.device), generator)
-            fresh_SD = model.tower.project_images(self._extract(drawn.items)[0])
             rows_S = torch.as_tensor(drawn.items, device=self.device)
+            scoring = model.scoring(drawn.batch.to(self.device), generator, among=rows_S.sort().values)
+            fresh_SD = model.tower.project_images(self._extract(drawn.items)[0])
             image_ND = frozen["image"].index_copy(0, rows_S, fresh_SD)
             parts = {name: part_ND[scoring.items_K] for name, part_ND in {**frozen, "image": image_ND}.items()}
             return self.learner.step(model, scoring, parts, number)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image, UnidentifiedImageError
 
 from pipeline.demo_shop.catalogue import Item, make_catalogue
-from pipeline.demo_shop.drawing import draw
+from pipeline.demo_shop.drawing import Difficulty, draw
 from pipeline.demo_shop.motifs import MOTIFS
 from pipeline.demo_shop.pen import ellipse, rectangle
 from pipeline.demo_shop.products import PRODUCTS
@@ -71,6 +71,27 @@ def test_only_the_box_depends_on_the_motif(item: Item) -> None:
     assert not differs[~boxes].any()
     x0, y0, x1, y1 = first.box
     assert differs[y0:y1, x0:x1].mean() > 0.15
+
+
+def test_decoys_surround_the_product_and_leave_its_print_alone() -> None:
+    item = make_catalogue(24, 5)[3]
+    plain, crowded = draw(item, 5), draw(item, 5, Difficulty(decoys=6))
+    assert plain.box == crowded.box
+    x0, y0, x1, y1 = plain.box
+    differs = (np.asarray(plain.image) != np.asarray(crowded.image)).any(2)
+    assert not differs[y0 + 2 : y1 - 2, x0 + 2 : x1 - 2].any()
+    assert differs.mean() > 0.05
+
+
+def test_the_side_of_prints_is_as_asked() -> None:
+    def mean_side(print_side: float) -> float:
+        photos = [draw(item, 0, Difficulty(print_side=print_side)) for item in make_catalogue(20, 0)]
+        return float(np.mean([(p.box[2] - p.box[0]) / min(p.image.size) for p in photos]))
+
+    assert mean_side(0.15) == pytest.approx(0.15, abs=0.03)
+    assert mean_side(0.15) < mean_side(0.22) - 0.04
+    with pytest.raises(ValueError, match="print_side"):
+        Difficulty(print_side=0.05)
 
 
 def test_boxes_lie_inside_the_images_and_are_neither_tiny_nor_huge(shop: Path, truth: pl.DataFrame) -> None:
