@@ -7,6 +7,8 @@ those before it. U cases, N items, K = 10 the length of a list.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -59,9 +61,24 @@ class Feedback:
 
     def wrong_users(self, item_index: int) -> Int64s:
         """Rows of the training sequences to whom the item was wrongly shown."""
-        wrong = (self.lists == item_index).any(axis=1) & (self.cases.targets != item_index)
-        rows: Int64s = self.cases.user_index[wrong]
+        shown = self._shown_to
+        first, last = np.searchsorted(shown.items, [item_index, item_index + 1])
+        cases = shown.cases[first:last]
+        rows: Int64s = self.cases.user_index[cases[self.cases.targets[cases] != item_index]]
         return rows
+
+    @cached_property
+    def _shown_to(self) -> _Shown:
+        flat = self.lists.ravel()
+        order = np.argsort(flat, kind="stable")
+        return _Shown(flat[order], order // self.lists.shape[1])
+
+
+class _Shown(NamedTuple):
+    """The places of all lists, sorted by item: an item's users without a look at everybody's list."""
+
+    items: Int64s
+    cases: Int64s
 
 
 def priority_of(table: pl.DataFrame) -> Floats:

@@ -140,6 +140,8 @@ class VisualLearner:
         """One update of prompts and pooling from the loss on the drawn items' occurrences.
 
         The drawn items' vectors are extracted anew, with gradient; all others, and the recommender, stay as they are.
+        The drawn items compete among themselves: beside vectors that stay as they are, prompts would seem to do well
+        that merely lengthen whatever they extract.
 
         Args:
             frozen: what each modality adds to the item vectors, (N + 1, D) each, at the beginning of the pass.

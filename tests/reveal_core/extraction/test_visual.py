@@ -157,12 +157,13 @@ def from_scratch(
     batch = drawn.batch
     if isinstance(model.config.loss, SampledSoftmax):
         with seeded(seed, torch.device("cpu")) as generator:
-            scoring = model.scoring(batch, generator)
+            scoring = model.scoring(batch, generator, among=torch.from_numpy(np.sort(drawn.items)))
         loss = scoring.loss({name: part[scoring.items_K] for name, part in parts.items()})
     else:
         h = model.backbone(table[batch.item_seq], batch)
-        asked = batch.pos_items > 0
-        loss = functional.cross_entropy(h[asked] @ table[1:].T, batch.pos_items[asked] - 1)
+        asked, drawn_items = batch.pos_items > 0, drawn.items.tolist()
+        places = torch.tensor([drawn_items.index(item) for item in batch.pos_items[asked].tolist()])
+        loss = functional.cross_entropy(h[asked] @ table[drawn_items].T, places)
     loss.backward()  # type: ignore[no-untyped-call]
     return {name: p.grad for name, p in extractor.named_parameters() if p.grad is not None} | {"loss": loss.detach()}
 
