@@ -251,7 +251,8 @@ def _locate(loc: Sequence[int | str], document: Any) -> tuple[str, list[str]] | 
         members = _members(node)
         if len(members) > 1:
             chosen = next(member for member in members if member.kind == value["kind"])
-            if part != chosen.__name__:
+            # Pydantic names a member by its class, or by its kind where the kind discriminates.
+            if part not in (chosen.__name__, chosen.kind):
                 return None
             node = chosen
             continue

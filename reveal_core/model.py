@@ -30,7 +30,7 @@ _ID_STD = 0.02
 class ModelConfig(Config):
     """What is trained."""
 
-    backbone: BackboneConfig = SasRec()
+    backbone: BackboneConfig = field(default=SasRec(), metadata={"discriminator": "kind"})
     """The sequence encoder."""
     hidden_dim: int = 64
     """Width of item and query vectors."""

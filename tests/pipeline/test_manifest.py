@@ -8,6 +8,7 @@ import pytest
 
 from pipeline.adapters.movielens import MovieLens
 from pipeline.manifest import load_manifest
+from reveal_core.backbones.sasrec import SasRec
 from reveal_core.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +38,7 @@ def test_a_minimal_manifest_takes_every_default(tmp_path: Path) -> None:
     assert manifest.model.modalities == ("id", "text", "image")
     assert manifest.encoder.kind == "embedded"
     assert manifest.split.kind == "leave_last_out"
+    assert manifest.model.backbone == SasRec()
 
 
 @pytest.mark.parametrize(
@@ -49,7 +51,12 @@ def test_a_minimal_manifest_takes_every_default(tmp_path: Path) -> None:
             "model: {backbone: {kind: sasrec, num_layer: 1}}",
             "model.backbone.num_layer: unknown key (did you",
         ),
-        ("model: {backbone: {kind: sasrek}}", "model.backbone.kind"),
+        ("model: {backbone: {kind: sasrek}}", "model.backbone.kind: no kind 'sasrek' (did you mean sasrec?)"),
+        ("model: {backbone: {num_layers: 1}}", "model.backbone: kind is required (one of sasrec, gru4rec, "),
+        ("model: {backbone: {kind: gru4rec, dropout: 2.0}}", "model.backbone: dropout must lie in [0, 1)"),
+        ("model: {backbone: {kind: gru4rec, num_heads: 2}}", "model.backbone.num_heads: unknown key (did you mean num_layers?)"),
+        ("model: {loss: {kind: sampled_softmax, num_negatives: 0}}", "model.loss: num_negatives must be at least 1"),
+        ("model: {loss: {kind: softmax, negatives: 1}}", "model.loss.negatives: unknown key"),
         ("encoder: {kind: openclip, model: x}", "encoder.kind: no kind 'openclip' (did you mean open_clip?)"),
         ("encoder: {batch_size: 3}", "encoder: kind is required (one of "),
         ("encoder: {kind: fake, batchsize: 3}", "encoder.batchsize: unknown key (did you mean batch_size?)"),
