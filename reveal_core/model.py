@@ -14,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reveal_core.backbones import BackboneConfig
-from reveal_core.backbones.base import Encoded, Modality, Owner, Parts, zeroed
+from reveal_core.backbones.base import Modality, Owner, Parts, zeroed
 from reveal_core.backbones.sasrec import SasRec
 from reveal_core.batches import Batch, Padded
 from reveal_core.config import Config
 from reveal_core.features import ItemFeatures
-from reveal_core.losses import LossConfig, SampledSoftmax, Softmax, draw_negatives, sampled_softmax_loss, softmax_loss
+from reveal_core.losses import LossConfig
+from reveal_core.losses.softmax import Softmax, ask_among
 from reveal_core.schema import PADDING
 
 #: Standard deviation of the id embedding at the start.
@@ -153,16 +154,13 @@ class Scoring:
 class SequenceRecommender(nn.Module):
     """Scores items by the inner product of the backbone's last output and what it makes of the item tower."""
 
-    candidates: Tensor
-
     def __init__(self, config: ModelConfig, features: ItemFeatures, train_counts: Tensor) -> None:
         super().__init__()
         self.config = config
         self.num_items = features.num_items
         self.tower = ItemTower(config, features, train_counts)
-        # Items without a training interaction are not negatives: they would only ever be pushed down.
-        self.register_buffer("candidates", (train_counts > 0).nonzero()[:, 0], persistent=False)
         self.backbone = config.backbone.build(config.hidden_dim, config.max_seq_len, self.tower.modalities)
+        self.loss = config.loss.build(train_counts)
 
     def item_vectors(self, without: Collection[str] = ()) -> Tensor:
         """(N + 1, C) float32"""
@@ -180,59 +178,39 @@ class SequenceRecommender(nn.Module):
         return queries_BC
 
     def scoring(self, batch: Batch, generator: torch.Generator, among: Tensor | None = None) -> Scoring:
-        """What the batch asks, with the negatives that ``generator`` draws where the loss samples them.
+        """What the batch asks, with whatever ``generator`` hides or draws for it.
 
         Args:
-            among: the items, rising, that compete for the targets and hold them all; ``None`` = all of the catalogue.
+            among: items, rising, that alone compete for the targets and hold them all: by softmax, whatever the loss.
         """
-        candidates = self.candidates if among is None else among
         batch = self.backbone.to_learn(batch, generator)
         asked_BL = batch.pos_items != PADDING
         targets_T = batch.pos_items[asked_BL]
-        if isinstance(self.config.loss, SampledSoftmax):
-            return self._sampled(batch, asked_BL, targets_T, self.config.loss.num_negatives, generator, candidates)
-        places_T = torch.searchsorted(candidates, targets_T)
+        question = self.loss.ask(targets_T, generator) if among is None else ask_among(targets_T, among)
+        read = batch.item_seq.flatten()
+        items_K, place = self._each_once(torch.cat([read, question.items_M]))
+        inputs_BL, asked_M = place[: len(read)].view_as(batch.item_seq), place[len(read) :]
 
         def loss(parts: Parts) -> Tensor:
             rows = self.backbone.items(parts)
-            encoded = self.backbone.learn(functional.embedding(batch.item_seq, rows.inputs), batch)
-            return _total(softmax_loss(encoded.h_BLC[asked_BL], rows.candidates[candidates], places_T), encoded)
+            encoded = self.backbone.learn(functional.embedding(inputs_BL, rows.inputs), batch)
+            total = question.loss(encoded.h_BLC[asked_BL], rows.candidates, asked_M)
+            return total if encoded.auxiliary is None else total + encoded.auxiliary
 
-        return Scoring(self.all_items, loss)
+        return Scoring(items_K, loss)
 
     def training_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
         """The mean loss over the batch's targets."""
         scoring = self.scoring(batch, generator)
         return scoring.loss(self.tower(scoring.items_K))
 
-    def _sampled(
-        self,
-        batch: Batch,
-        asked_BL: Tensor,
-        targets_T: Tensor,
-        num_negatives: int,
-        generator: torch.Generator,
-        candidates: Tensor,
-    ) -> Scoring:
-        negatives_K = draw_negatives(num_negatives, candidates, generator)
-        needed = torch.cat([batch.item_seq.flatten(), targets_T, negatives_K])
-        items, place = torch.unique(needed, return_inverse=True)
-        inputs, positives_T, negatives = torch.split(place, [batch.item_seq.numel(), len(targets_T), num_negatives])
-
-        def loss(parts: Parts) -> Tensor:
-            rows = self.backbone.items(parts)
-            encoded = self.backbone.learn(functional.embedding(inputs.view_as(batch.item_seq), rows.inputs), batch)
-            sampled = sampled_softmax_loss(
-                encoded.h_BLC[asked_BL],
-                functional.embedding(positives_T, rows.candidates),
-                functional.embedding(negatives, rows.candidates),
-                targets_T,
-                negatives_K,
-                len(candidates),
-            )
-            return _total(sampled, encoded)
-
-        return Scoring(items, loss)
+    def _each_once(self, items_M: Tensor) -> tuple[Tensor, Tensor]:
+        """The different ones among ``items_M``, rising, and where among them each of those stands."""
+        present_N = torch.zeros(self.num_items + 1, dtype=torch.bool, device=items_M.device)
+        present_N[items_M] = True
+        if int(present_N.sum()) > len(present_N) // 2:  # the tower reads all in place, but copies some
+            return self.all_items, items_M
+        return present_N.nonzero()[:, 0], (present_N.cumsum(dim=0) - 1)[items_M]
 
     def show_images(self, vectors_NV: Tensor) -> None:
         """Replace the items' visual vectors, (N + 1, V): extraction has learned."""
@@ -255,10 +233,6 @@ class SequenceRecommender(nn.Module):
         for owner, parameters in self.backbone.parameters_by_modality().items():
             owners[owner] += parameters
         return owners
-
-
-def _total(loss: Tensor, encoded: Encoded) -> Tensor:
-    return loss if encoded.auxiliary is None else loss + encoded.auxiliary
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ FORBIDDEN = {
 SIBLINGS = (
     "reveal_core/encoders",
     "reveal_core/backbones",
+    "reveal_core/losses",
     "reveal_core/extraction/critics",
     "pipeline/adapters",
     "pipeline/stages",

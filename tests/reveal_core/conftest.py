@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,9 +19,10 @@ NUM_ITEMS = 15
 
 @pytest.fixture
 def histories() -> Sequences:
-    """24 users with 3 to 9 items of 15."""
+    """24 users with 3 to 9 items of 15, all chosen an hour apart."""
     rng = np.random.default_rng(0)
-    return Sequences.from_lists([rng.integers(1, NUM_ITEMS + 1, rng.integers(3, 10)) for _ in range(24)])
+    without = Sequences.from_lists([rng.integers(1, NUM_ITEMS + 1, rng.integers(3, 10)) for _ in range(24)])
+    return replace(without, times=np.arange(len(without.items)) * 3_600_000)
 
 
 @pytest.fixture
@@ -33,8 +35,9 @@ def multimodal() -> Callable[..., SequenceRecommender]:
         rows = torch.arange(NUM_ITEMS + 1)
         has_text, has_image = rows % 4 > 0, rows % 3 > 0
         features = ItemFeatures(text * has_text[:, None], image * has_image[:, None], has_text, has_image)
-        backbone = SasRec(num_layers=1, dropout=dropout)
-        config = ModelConfig(hidden_dim=8, max_seq_len=5, backbone=backbone, content_init=10.0, **changes)  # type: ignore[arg-type]
-        return build_model(config, features, seed=0).train()
+        config = ModelConfig(
+            hidden_dim=8, max_seq_len=5, backbone=SasRec(num_layers=1, dropout=dropout), content_init=10.0
+        )
+        return build_model(replace(config, **changes), features, seed=0).train()  # type: ignore[arg-type]
 
     return build

@@ -8,7 +8,7 @@ from torch.nn.functional import cross_entropy
 from reveal_core.backbones.sasrec import SasRec
 from reveal_core.batches import Batch, Padded
 from reveal_core.features import ItemFeatures
-from reveal_core.losses import SampledSoftmax
+from reveal_core.losses.sampled_softmax import SampledSoftmax
 from reveal_core.model import Modality, ModelConfig, SequenceRecommender, Without, build_model
 
 SUBSETS: list[tuple[Modality, ...]] = [

@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from reveal_core.balance.avl import Avl, AvlConfig, AvlState
 from reveal_core.batches import Batch, TrainingBatches
-from reveal_core.losses import SampledSoftmax
+from reveal_core.losses.sampled_softmax import SampledSoftmax
 from reveal_core.model import SequenceRecommender
 from reveal_core.sequences import Sequences
 from reveal_core.steps import (

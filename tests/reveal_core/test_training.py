@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 
+from reveal_core.backbones.bert4rec import Bert4Rec
 from reveal_core.backbones.sasrec import SasRec
 from reveal_core.balance.avl import Avl, AvlConfig
 from reveal_core.errors import UserError
 from reveal_core.evaluation import Cases
 from reveal_core.features import ItemFeatures
-from reveal_core.losses import SampledSoftmax
+from reveal_core.losses.bpr import Bpr
+from reveal_core.losses.sampled_softmax import SampledSoftmax
 from reveal_core.model import Modality, ModelConfig, SequenceRecommender, build_model
 from reveal_core.sequences import Sequences, TrainingHistories
 from reveal_core.training import (
@@ -117,6 +119,7 @@ def test_the_global_generator_neither_matters_nor_moves(tmp_path: Path) -> None:
     [
         ({}, None),
         ({"content": True, "loss": SampledSoftmax(num_negatives=5)}, None),
+        ({"backbone": Bert4Rec(num_layers=1), "loss": Bpr()}, None),
         ({"content": True}, AvlConfig(enabled=True, every=2, alpha=5.0)),
         ({"content": True}, AvlConfig(enabled=True, every=3, mean="exponential", symmetric=True, apply_to="gradient")),
     ],

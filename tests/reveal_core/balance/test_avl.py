@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import typing
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
+from reveal_core.backbones import BackboneConfig
 from reveal_core.balance.avl import Avl, AvlConfig, unimodal_losses
 from reveal_core.batches import Batch, TrainingBatches
 from reveal_core.evaluation import Cases
-from reveal_core.losses import LossConfig, SampledSoftmax, Softmax
+from reveal_core.losses import LossConfig
 from reveal_core.model import SequenceRecommender
 from reveal_core.sequences import Sequences, TrainingHistories
 from reveal_core.training import TrainConfig, TrainingData, fit
@@ -151,20 +153,27 @@ def test_the_state_is_json_and_goes_on_where_it_was() -> None:
     assert one.state.readings == 4
 
 
-@pytest.mark.parametrize("kind", [Softmax(), SampledSoftmax(num_negatives=6)])
+@pytest.mark.parametrize(
+    "change",
+    [
+        *({"loss": config()} for config in typing.get_args(LossConfig)),
+        *({"backbone": config()} for config in typing.get_args(BackboneConfig)),
+    ],
+    ids=lambda change: "-".join(part.kind for part in change.values()),
+)
 def test_unimodal_losses_are_those_of_a_model_whose_modality_is_zero(
-    multimodal: Build, histories: Sequences, kind: LossConfig
+    multimodal: Build, histories: Sequences, change: dict[str, Any]
 ) -> None:
     batch = TrainingBatches(histories, 5, 40, seed=0).epoch(0)[0]
 
     def drawn() -> torch.Generator:
-        return torch.Generator().manual_seed(5)  # the same negatives for all
+        return torch.Generator().manual_seed(5)  # the same hidden places and negatives for all
 
-    model = multimodal(loss=kind).eval()
+    model = multimodal(**change).eval()
     scoring = model.scoring(batch, drawn())
     found = unimodal_losses(scoring, model.tower(scoring.items_K))
     for silenced, value in zip(("text", "image"), found, strict=True):
-        other = multimodal(loss=kind).eval()
+        other = multimodal(**change).eval()
         with torch.no_grad():
             for parameter in other.tower.parts[silenced].parameters():
                 parameter.zero_()

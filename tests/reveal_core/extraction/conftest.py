@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class Shop:
         rng = np.random.default_rng(0)
         walks = [(start + np.arange(length)) % self.num_items + 1 for start, length in rng.integers(2, 9, size=(30, 2))]
         train = Sequences.from_lists([walk[:-1] for walk in walks])
+        train = replace(train, times=np.arange(len(train.items)) * 3_600_000)
         targets = np.array([walk[-1] for walk in walks], dtype=np.int64)
         return TrainingData(TrainingHistories(train, "train"), Cases(np.arange(len(walks)), train, targets))
 
@@ -128,8 +129,8 @@ class Shop:
             text * has_text[:, None], learner.look().vectors_NV, has_text, torch.from_numpy(self.has)
         )
         backbone = SasRec(num_layers=1, num_heads=1, dropout=0.3)
-        config = ModelConfig(hidden_dim=8, max_seq_len=4, backbone=backbone, content_init=10.0, **changes)
-        return build_model(config, features, seed=0)
+        config = ModelConfig(hidden_dim=8, max_seq_len=4, backbone=backbone, content_init=10.0)
+        return build_model(replace(config, **changes), features, seed=0)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import typing
 from typing import Any
 
 import numpy as np
@@ -13,18 +14,26 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
 
+from reveal_core.backbones import BackboneConfig
+from reveal_core.backbones.sasrec import SasRec
 from reveal_core.balance.avl import Avl, AvlConfig
 from reveal_core.extraction.config import ExtractionConfig, Mode
 from reveal_core.extraction.extractor import VisualExtractor
 from reveal_core.extraction.pooling import attention_entropy
 from reveal_core.extraction.visual import Drawn, Occurrences, VisualLearner, VisualPass
 from reveal_core.features import standardise
-from reveal_core.losses import SampledSoftmax, Softmax
+from reveal_core.losses import LossConfig
+from reveal_core.losses.softmax import Softmax
 from reveal_core.model import SequenceRecommender
 from reveal_core.sequences import Sequences
 from reveal_core.steps import seeded
 
 CONFIG = ExtractionConfig(mode="soft", num_prompts=2, num_heads=2, visual_batch=5)
+#: Every loss, and every backbone.
+CHANGES = [
+    *({"loss": config()} for config in typing.get_args(LossConfig)),
+    *({"backbone": config()} for config in typing.get_args(BackboneConfig)),
+]
 LISTS = st.lists(st.lists(st.integers(1, 6), max_size=7), min_size=1, max_size=6)
 
 
@@ -155,7 +164,7 @@ def from_scratch(
     parts = {**others, "image": torch.cat([torch.zeros_like(image[:1]), image[1:]])}
     table = torch.stack(list(parts.values())).sum(dim=0)
     batch = drawn.batch
-    if isinstance(model.config.loss, SampledSoftmax):
+    if model.config.loss != Softmax() or not isinstance(model.config.backbone, SasRec):
         with seeded(seed, torch.device("cpu")) as generator:
             scoring = model.scoring(batch, generator, among=torch.from_numpy(np.sort(drawn.items)))
         loss = scoring.loss({name: part[scoring.items_K] for name, part in parts.items()})
@@ -169,11 +178,13 @@ def from_scratch(
 
 
 @pytest.mark.parametrize("mode", ["soft", "text", "both"])
-@pytest.mark.parametrize("loss", [Softmax(), SampledSoftmax(num_negatives=6)], ids=["softmax", "sampled"])
-def test_a_step_is_that_of_the_loss_and_leaves_the_recommender_alone(shop: Any, mode: Mode, loss: Any) -> None:
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: "-".join(part.kind for part in change.values()))
+def test_a_step_is_that_of_the_loss_and_leaves_the_recommender_alone(
+    shop: Any, mode: Mode, change: dict[str, Any]
+) -> None:
     config = ExtractionConfig(mode=mode, num_prompts=2, num_heads=2, lr=0.01)
     learner = shop.learner(config, texts_of(shop, mode))
-    model = shop.model(learner, loss=loss).train()
+    model = shop.model(learner, **change).train()
     with torch.no_grad():  # The table shows what earlier prompts saw: the drawn items must not be read from it.
         model.tower.parts["image"].vectors[torch.from_numpy(shop.has)] += 0.3
     drawn, frozen = draw(shop, model), frozen_parts(model)

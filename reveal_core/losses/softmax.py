@@ -1,18 +1,18 @@
-"""Losses of next-item prediction.
+"""Softmax over all items with a training interaction, exactly.
 
-Shapes: T places with a target, D width, N items without padding, K negatives. Scores are inner products.
+T places with a target, N candidates, U items whose vectors there are, D width of the vectors.
 """
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import embedding
 
-from reveal_core.config import Config
+from reveal_core.losses.base import Loss, LossSettings, Question
 
 #: Scores held at once: on a CPU a block should stay in the cache (twice as fast as all scores at once).
 _BLOCK_NUMBERS = {"cpu": 1 << 18, "cuda": 1 << 26}
@@ -21,26 +21,30 @@ _BLOCK_ROWS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
-class Softmax(Config):
+class Softmax(LossSettings):
     """Cross-entropy over the whole catalogue."""
 
     kind: Literal["softmax"] = "softmax"
 
-
-@dataclass(frozen=True, kw_only=True)
-class SampledSoftmax(Config):
-    """Cross-entropy over the target and a few random items: for catalogues too large for all at every step."""
-
-    kind: Literal["sampled_softmax"] = "sampled_softmax"
-    num_negatives: int = 512
-    """Items drawn uniformly at every step, shared by the whole batch."""
-
-    def __post_init__(self) -> None:
-        if self.num_negatives < 1:
-            raise ValueError("num_negatives must be at least 1")
+    def build(self, train_counts: Tensor) -> SoftmaxLoss:
+        return SoftmaxLoss(train_counts)
 
 
-LossConfig = Softmax | SampledSoftmax
+class SoftmaxLoss(Loss):
+    """Nothing is drawn."""
+
+    def ask(self, targets_T: Tensor, generator: torch.Generator) -> Question:
+        return ask_among(targets_T, self.candidates)
+
+
+def ask_among(targets_T: Tensor, items_N: Tensor) -> Question:
+    """Softmax over these items, rising, which hold all targets."""
+    own_T = torch.searchsorted(items_N, targets_T)
+
+    def loss(queries_TD: Tensor, vectors_UD: Tensor, rows_N: Tensor) -> Tensor:
+        return softmax_loss(queries_TD, embedding(rows_N, vectors_UD), own_T)
+
+    return Question(items_N, loss)
 
 
 def softmax_loss(queries_TD: Tensor, items_ND: Tensor, targets_T: Tensor) -> Tensor:
@@ -83,35 +87,3 @@ class _BlockedSoftmax(torch.autograd.Function):
         grad_queries_TD, grad_items_ND = ctx.saved_tensors
         scale = grad / ctx.num_targets
         return grad_queries_TD * scale, grad_items_ND * scale, None
-
-
-def sampled_softmax_loss(
-    queries_TD: Tensor,
-    positives_TD: Tensor,
-    negatives_KD: Tensor,
-    targets_T: Tensor,
-    negatives_K: Tensor,
-    num_items: int,
-) -> Tensor:
-    """Softmax cross-entropy whose partition function is estimated from K uniform negatives.
-
-    The negatives stand for the ``N - 1`` other items, so each counts ``(N - 1) / K`` times; a negative that is a
-    place's own target is left out there. Over the draws the estimated partition function has the right mean.
-
-    Args:
-        positives_TD: the targets' item vectors.
-        targets_T, negatives_K: their indices, to find collisions.
-    """
-    positive_T1 = (queries_TD * positives_TD).sum(dim=1, keepdim=True)
-    collides_TK = targets_T[:, None] == negatives_K
-    kept_T1 = (~collides_TK).sum(dim=1, keepdim=True).clamp(min=1)
-    weight_T1 = math.log(max(num_items - 1, 1)) - kept_T1.log()
-    negative_TK = (queries_TD @ negatives_KD.T + weight_T1).masked_fill(collides_TK, -torch.inf)
-    partition_T = torch.logsumexp(torch.cat([positive_T1, negative_TK], dim=1), dim=1)
-    return (partition_T - positive_T1[:, 0]).mean()
-
-
-def draw_negatives(num_negatives: int, candidates_N: Tensor, generator: torch.Generator) -> Tensor:
-    """(K,) items drawn uniformly from the candidates, with replacement."""
-    places = torch.randint(len(candidates_N), (num_negatives,), generator=generator, device=generator.device)
-    return candidates_N[places]

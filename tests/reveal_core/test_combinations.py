@@ -1,0 +1,55 @@
+"""Any backbone with any loss; new members of both unions are picked up by themselves."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from reveal_core.backbones import BackboneConfig
+from reveal_core.balance.avl import Avl, AvlConfig
+from reveal_core.batches import Padded, TrainingBatches, latest
+from reveal_core.losses import LossConfig
+from reveal_core.model import SequenceRecommender
+from reveal_core.sequences import Sequences
+from reveal_core.steps import Learner, make_optimizer, train_step
+
+BACKBONES: tuple[type[Any], ...] = typing.get_args(BackboneConfig)
+LOSSES: tuple[type[Any], ...] = typing.get_args(LossConfig)
+
+
+@pytest.mark.parametrize("backbone", BACKBONES, ids=lambda config: config.__name__)
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda config: config.__name__)
+def test_they_learn_and_are_balanced_together(
+    multimodal: Callable[..., SequenceRecommender], histories: Sequences, backbone: type[Any], loss: type[Any]
+) -> None:
+    model, avl = multimodal(backbone=backbone(), loss=loss()), Avl(AvlConfig(enabled=True, every=5))
+    learner = Learner(make_optimizer(model, 0.01, 0.5, 0.0), avl)
+    batch = TrainingBatches(histories, 5, 1000, seed=0).epoch(0)[0]
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    losses = [float(train_step(model, learner, batch, seed=step, number=step).loss) for step in range(40)]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5])
+    assert avl.state.readings == 8
+    for name, parameter in model.named_parameters():
+        assert not torch.equal(parameter, before[name]), name
+
+
+@pytest.mark.parametrize("backbone", BACKBONES, ids=lambda config: config.__name__)
+@torch.no_grad()
+def test_queries_and_items_can_be_compared(
+    multimodal: Callable[..., SequenceRecommender], histories: Sequences, backbone: type[Any]
+) -> None:
+    model = multimodal(backbone=backbone()).eval()
+    items, queries = model.item_vectors(), model.query_vectors(latest(histories, np.arange(7), 5))
+    assert items.shape == (model.num_items + 1, queries.shape[1])
+    assert len(queries) == 7
+    nothing = Padded(
+        item_seq=torch.zeros(1, 1, dtype=torch.int64),
+        seq_len=torch.tensor([0]),
+        times=torch.zeros(1, 1, dtype=torch.int64),
+    )
+    assert model.query_vectors(nothing).isfinite().all()
