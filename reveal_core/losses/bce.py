@@ -3,7 +3,7 @@
 gBCE (Petrov & Macdonald 2023, https://arxiv.org/abs/2308.07192): with few negatives a model meets far more positives
 than there are, and overrates them; raising the positives' probability to the power ``beta`` undoes that.
 
-T places with a target, K negatives. As in gSASRec's code, a place's negatives are drawn from all other items; SASRec
+T places with a target, K negatives. Ours: a place's negatives are drawn from all items but its own target; SASRec
 leaves out whatever the user had at any time.
 """
 
@@ -50,12 +50,12 @@ class Gbce(NegativesConfig):
 
 
 def bce_loss(positive_T: Tensor, negative_TK: Tensor, beta: float = 1.0) -> Tensor:
-    """Mean over T of ``-(log sigmoid(s+)^beta + sum_k log(1 - sigmoid(s-_k))) / (K + 1)``, from scores.
+    """Mean over T of ``-(log sigmoid(s+)^beta + sum_k log(1 - sigmoid(s-_k)))``, from scores.
 
-    SASRec's own loss is ``K + 1`` times that of ``beta = 1``.
+    gSASRec divides by ``K + 1``, a constant that Adam cancels; the sum has the size of a softmax's loss, which AVL's
+    readings and a backbone's own losses count on.
     """
-    terms_T = beta * softplus(-positive_T) + softplus(negative_TK).sum(dim=1)
-    return terms_T.mean() / (negative_TK.shape[1] + 1)
+    return (beta * softplus(-positive_T) + softplus(negative_TK).sum(dim=1)).mean()
 
 
 def gbce_power(num_negatives: int, num_items: int, calibration: float) -> float:
