@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from reveal_core.backbones.bert4rec import Bert4Rec
 from reveal_core.backbones.gru4rec import Gru4Rec
+from reveal_core.backbones.m3srec import M3SRec
 from reveal_core.backbones.sasrec import SasRec
 
-BackboneConfig = SasRec | Gru4Rec | Bert4Rec
+BackboneConfig = SasRec | Gru4Rec | Bert4Rec | M3SRec
