@@ -40,12 +40,16 @@ class TransformerConfig(Config):
 
 
 class Transformer(nn.Module):
-    """Positions, then blocks; the caller initialises it."""
+    """Positions, then blocks; the caller initialises it.
+
+    Args:
+        num_positions: 0 = the positions are already in what it reads.
+    """
 
     def __init__(self, config: TransformerConfig, hidden_dim: int, num_positions: int) -> None:
         super().__init__()
         config.check(hidden_dim)
-        self.position = nn.Embedding(num_positions, hidden_dim)
+        self.position = nn.Embedding(num_positions, hidden_dim) if num_positions else None
         self.norm = nn.LayerNorm(hidden_dim)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(_Block(config, hidden_dim) for _ in range(config.num_layers))
@@ -57,7 +61,8 @@ class Transformer(nn.Module):
             read_BL: the places that every place sees; ``None`` = each sees itself and those before it.
         """
         mask_B11L = None if read_BL is None else read_BL[:, None, None, :]
-        h_BLD: Tensor = self.dropout(self.norm(x_BLD + self.position.weight[: x_BLD.shape[1]]))
+        placed_BLD = x_BLD if self.position is None else x_BLD + self.position.weight[: x_BLD.shape[1]]
+        h_BLD: Tensor = self.dropout(self.norm(placed_BLD))
         for block in self.blocks:
             h_BLD = block(h_BLD, mask_B11L)
         return h_BLD

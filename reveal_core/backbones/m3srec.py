@@ -34,6 +34,7 @@ from torch.nn import functional
 
 from reveal_core.backbones.base import Backbone, BackboneSettings, ItemRows, Modality, Owner, Parts, initialise, sum_of
 from reveal_core.batches import Padded
+from reveal_core.transformer import TransformerConfig
 
 #: Least variance: the slope of its root must be a number.
 _LEAST = 1e-6
@@ -42,30 +43,19 @@ _GATE_PART = 4
 
 
 @dataclass(frozen=True, kw_only=True)
-class M3SRec(BackboneSettings):
+class M3SRec(TransformerConfig, BackboneSettings):
     """Experts for each modality and for all, then Wasserstein attention over Gaussians."""
 
     kind: Literal["m3srec"] = "m3srec"
-    num_layers: int = 1
-    """Attention blocks."""
-    num_heads: int = 4
-    """Attention heads; must divide the model's hidden_dim."""
     num_shared_experts: int = 2
     """Experts that see all modalities at once."""
     num_modality_experts: int = 4
     """Experts of each modality."""
-    dropout: float = 0.2
-    """Probability, on the inputs, the attention weights and each block's outputs."""
 
     def __post_init__(self) -> None:
-        if min(self.num_layers, self.num_heads, self.num_shared_experts, self.num_modality_experts) < 1:
-            raise ValueError("num_layers, num_heads, num_shared_experts and num_modality_experts must be at least 1")
-        if not 0 <= self.dropout < 1:
-            raise ValueError("dropout must lie in [0, 1)")
-
-    def check(self, hidden_dim: int) -> None:
-        if hidden_dim % self.num_heads:
-            raise ValueError(f"hidden_dim {hidden_dim} is not a multiple of num_heads {self.num_heads}")
+        super().__post_init__()
+        if min(self.num_shared_experts, self.num_modality_experts) < 1:
+            raise ValueError("num_shared_experts and num_modality_experts must be at least 1")
 
     def build(self, hidden_dim: int, max_seq_len: int, modalities: tuple[Modality, ...]) -> M3SRecBackbone:
         self.check(hidden_dim)

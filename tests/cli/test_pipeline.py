@@ -274,3 +274,12 @@ def test_a_wrong_input_is_one_clear_line(
     with pytest.raises(UserError, match=message) as caught:
         reveal("run")
     assert "\n" not in str(caught.value)
+
+
+def test_a_backbone_that_reads_the_clock_wants_one(reveal: Callable[..., dict], shop: Path) -> None:
+    timely = ("--set", "model.backbone={kind: hm4sr}")
+    assert "evaluate" in ran(reveal("run", *timely))
+    order = ("--set", "data.adapter.interactions={file: log.csv, position: timestamp}")
+    with pytest.raises(UserError, match=r"model\.backbone\.kind: this backbone reads timestamps.*order"):
+        reveal("run", *timely, *order)
+    assert "evaluate" in ran(reveal("run", *order))
