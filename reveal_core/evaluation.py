@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from reveal_core.batches import Padded, latest
 from reveal_core.config import Config, runtime
+from reveal_core.fusion import PLAIN, Fusion
 from reveal_core.metrics import Floats, coverage, mean_metrics, mean_popularity, standard_errors
 from reveal_core.ranking import ItemBlocks
 from reveal_core.retrieval import build_index, search
@@ -57,12 +58,17 @@ class EvaluateConfig(Config):
 class Scorer(Protocol):
     """A model that scores by inner product: ``score(u, i) = <query_vectors(u), item_vectors[i]>``.
 
-    Both methods are called under ``torch.inference_mode()``; a scorer that is an ``nn.Module`` must already be in
-    evaluation mode.
+    Where items have several vectors, ``fusion`` makes one score of their products. Both methods are called under
+    ``torch.inference_mode()``; a scorer that is an ``nn.Module`` must already be in evaluation mode.
     """
 
+    @property
+    def fusion(self) -> Fusion:
+        """In plain numbers; :data:`reveal_core.fusion.PLAIN` where an item has one vector."""
+        ...
+
     def item_vectors(self) -> Tensor:
-        """(N + 1, D) float32; row 0 is padding and is never a candidate."""
+        """(N + 1, D) float32, or several such vectors side by side; row 0 is padding and is never a candidate."""
         ...
 
     def query_vectors(self, histories: Padded) -> Tensor:
@@ -76,6 +82,7 @@ class Popularity:
 
     item_counts: Int64s
     """(N + 1,)"""
+    fusion: ClassVar[Fusion] = PLAIN
 
     def item_vectors(self) -> Tensor:
         return torch.as_tensor(self.item_counts, dtype=torch.float32)[:, None]
@@ -148,7 +155,7 @@ def rank_cases(
     device = torch.device(device)
     ranks_M = np.empty(len(cases), dtype=np.float64)
     with torch.inference_mode():
-        blocks = ItemBlocks.of(scorer.item_vectors().to(device), batch_size)
+        blocks = ItemBlocks.of(scorer.item_vectors().to(device), batch_size, scorer.fusion)
         for rows, queries_BD in _queries(scorer, cases.histories, max_seq_len, batch_size, device):
             ranks_M[rows] = blocks.ranks(queries_BD, cases.histories.take(rows), cases.targets[rows])
     return ranks_M
@@ -171,10 +178,12 @@ def top_lists(
     device = torch.device(device)
     with torch.inference_mode():
         item_vectors_ND = scorer.item_vectors()[1:].float().cpu().numpy()
-        queries_MD = np.empty((len(histories), item_vectors_ND.shape[1]), dtype=np.float32)
+        width = item_vectors_ND.shape[1] // scorer.fusion.num_vectors
+        queries_MD = np.empty((len(histories), width), dtype=np.float32)
         for rows, queries_BD in _queries(scorer, histories, max_seq_len, batch_size, device):
             queries_MD[rows] = queries_BD.cpu().numpy()
-    return item_vectors_ND, *search(build_index(item_vectors_ND), queries_MD, k, histories)
+    index = build_index(item_vectors_ND, scorer.fusion.num_vectors)
+    return item_vectors_ND, *search(index, queries_MD, k, histories, scorer.fusion)
 
 
 @dataclass(frozen=True)
@@ -206,7 +215,9 @@ class Evaluation:
     top_scores: Float32s
     """(M, K)"""
     item_vectors: Float32s
-    """(N, D): row ``i`` is the item with ``item_index = i + 1``."""
+    """(N, D): row ``i`` is the item with ``item_index = i + 1``; its vectors side by side where it has several."""
+    fusion: Fusion
+    """what makes one score of its products"""
 
 
 def evaluate_model(
@@ -241,7 +252,7 @@ def evaluate_model(
         "baselines": {"popularity": judge.means(popularity_ranks, judge.lists(baseline, test.histories)[1])},
         "standard_errors": {part: standard_errors(ranks[part], config.ks) for part in ranks},
     }
-    return Evaluation(metrics, ranks, popularity_ranks, lists_MK, scores_MK, item_vectors_ND)
+    return Evaluation(metrics, ranks, popularity_ranks, lists_MK, scores_MK, item_vectors_ND, scorer.fusion)
 
 
 @dataclass(frozen=True)

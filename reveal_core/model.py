@@ -19,6 +19,7 @@ from reveal_core.backbones.sasrec import SasRec
 from reveal_core.batches import Batch, Padded
 from reveal_core.config import Config
 from reveal_core.features import ItemFeatures
+from reveal_core.fusion import Fusion
 from reveal_core.losses import LossConfig
 from reveal_core.losses.softmax import Softmax, ask_among
 from reveal_core.schema import PADDING
@@ -152,7 +153,10 @@ class Scoring:
 
 
 class SequenceRecommender(nn.Module):
-    """Scores items by the inner product of the backbone's last output and what it makes of the item tower."""
+    """Scores items by the inner product of the backbone's last output and what it makes of the item tower.
+
+    An item may have several such vectors; the backbone's fusion makes one score of their products.
+    """
 
     def __init__(self, config: ModelConfig, features: ItemFeatures, train_counts: Tensor) -> None:
         super().__init__()
@@ -162,8 +166,13 @@ class SequenceRecommender(nn.Module):
         self.backbone = config.backbone.build(config.hidden_dim, config.max_seq_len, self.tower.modalities)
         self.loss = config.loss.build(train_counts)
 
+    @property
+    def fusion(self) -> Fusion:
+        """How an item's vectors give its score, in plain numbers."""
+        return self.backbone.fusion.frozen()
+
     def item_vectors(self, without: Collection[str] = ()) -> Tensor:
-        """(N + 1, C) float32"""
+        """(N + 1, C) float32, or several vectors side by side, as the fusion says"""
         return self.backbone.items(zeroed(self.tower(self.all_items), *without)).candidates
 
     def query_vectors(self, histories: Padded, without: Collection[str] = ()) -> Tensor:
@@ -185,8 +194,11 @@ class SequenceRecommender(nn.Module):
         """
         batch = self.backbone.to_learn(batch, generator)
         asked_BL = batch.pos_items != PADDING
-        targets_T = batch.pos_items[asked_BL]
-        question = self.loss.ask(targets_T, generator) if among is None else ask_among(targets_T, among)
+        targets_T, fusion = batch.pos_items[asked_BL], self.backbone.fusion
+        if among is None:
+            question = self.loss.ask(targets_T, generator, fusion)
+        else:
+            question = ask_among(targets_T, among, fusion)
         read = batch.item_seq.flatten()
         items_K, place = self._each_once(torch.cat([read, question.items_M]))
         inputs_BL, asked_M = place[: len(read)].view_as(batch.item_seq), place[len(read) :]
@@ -241,6 +253,10 @@ class Without:
 
     model: SequenceRecommender
     modalities: tuple[Modality, ...]
+
+    @property
+    def fusion(self) -> Fusion:
+        return self.model.fusion
 
     def item_vectors(self) -> Tensor:
         return self.model.item_vectors(self.modalities)

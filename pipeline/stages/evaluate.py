@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -34,6 +34,9 @@ class Evaluate(Stage):
     - ``recommendations.parquet``: the test users' top max(ks), without what they had before
     - ``item_vectors.npy``: (N, D) float32, row ``i`` is the item with ``item_index = i + 1``
     - ``index.faiss``: an exact inner product index of the same rows
+    - ``fusion.json``, only where an item has M vectors: what makes one score of their products
+      (:class:`reveal_core.fusion.Fusion`). They stand side by side in its row, of width MD, and are the rows ``M i`` to
+      ``M i + M - 1`` of the index
     """
 
     name: ClassVar[str] = "evaluate"
@@ -98,7 +101,9 @@ def _write(
         lists.write_parquet(temporary, compression="zstd", statistics=True)
     write_array(folder / "item_vectors.npy", result.item_vectors)
     with atomic_path(folder / "index.faiss") as temporary:
-        save_index(build_index(result.item_vectors), temporary)
+        save_index(build_index(result.item_vectors, result.fusion.num_vectors), temporary)
+    if result.fusion.num_vectors > 1:
+        write_json(folder / "fusion.json", asdict(result.fusion))
 
 
 def per_user(result: Evaluation, cases: dict[Part, Cases], users: pl.DataFrame) -> pl.DataFrame:

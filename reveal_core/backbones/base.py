@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from reveal_core.batches import Batch, Padded
 from reveal_core.config import Config
+from reveal_core.fusion import PLAIN, Fusion
 
 Modality = Literal["id", "text", "image"]
 Owner = Literal["id", "text", "image", "shared"]
@@ -28,7 +29,7 @@ class ItemRows(NamedTuple):
     inputs: Tensor
     """(K, I): what it reads of them in a history"""
     candidates: Tensor
-    """(K, C): what a query is compared with, by inner product"""
+    """(K, C): what a query is compared with, by inner product; several vectors side by side where there is a fusion"""
 
 
 class Encoded(NamedTuple):
@@ -58,6 +59,11 @@ class Backbone(nn.Module):
 
     By default an item is the sum of its modalities, read as it is compared.
     """
+
+    @property
+    def fusion(self) -> Fusion:
+        """How a candidate's vectors give its score; it may hold parameters. As it comes: there is one vector."""
+        return PLAIN
 
     def items(self, parts: Parts) -> ItemRows:
         """Rows of items; the padding's parts are zeros."""

@@ -16,6 +16,7 @@ from torch.nn.functional import embedding
 
 from reveal_core.config import Config
 from reveal_core.errors import UserError
+from reveal_core.fusion import PLAIN, Fusion
 
 #: Numbers of gathered vectors held at once: on a CPU a block should stay in the cache (three times as fast).
 _BLOCK_NUMBERS = {"cpu": 1 << 19, "cuda": 1 << 27}
@@ -27,7 +28,7 @@ class Question(NamedTuple):
     items_M: Tensor  # noqa: N815
     """(M,) the items whose vectors it needs, as numbers of the catalogue; one may be there twice"""
     loss: Callable[[Tensor, Tensor, Tensor], Tensor]
-    """(T, C) queries, (U, C) vectors, (M,) rows of them that these items have -> the mean loss over the T places"""
+    """(T, C) queries, (U, F) vectors, (M,) rows of them that these items have -> the mean loss over the T places"""
 
 
 class LossSettings(Config):
@@ -47,8 +48,12 @@ class Loss(nn.Module):
         super().__init__()
         self.register_buffer("candidates", (train_counts > 0).nonzero()[:, 0], persistent=False)
 
-    def ask(self, targets_T: Tensor, generator: torch.Generator) -> Question:
-        """What it asks at T places with these targets, as numbers of the catalogue."""
+    def ask(self, targets_T: Tensor, generator: torch.Generator, fusion: Fusion = PLAIN) -> Question:
+        """What it asks at T places with these targets, as numbers of the catalogue.
+
+        Args:
+            fusion: how an item's vectors give its score; F is C times their number.
+        """
         raise NotImplementedError
 
     def rows(self, items: Tensor) -> Tensor:
@@ -82,13 +87,15 @@ class NegativesLoss(Loss):
             raise UserError(what, where="model.loss.kind", mend="choose softmax")
         self.num_negatives, self.formula = num_negatives, formula
 
-    def ask(self, targets_T: Tensor, generator: torch.Generator) -> Question:
+    def ask(self, targets_T: Tensor, generator: torch.Generator, fusion: Fusion = PLAIN) -> Question:
         others_TK = draw_others(self.rows(targets_T), self.num_negatives, len(self.candidates), generator)
 
-        def loss(queries_TC: Tensor, vectors_UC: Tensor, rows_M: Tensor) -> Tensor:
+        def loss(queries_TC: Tensor, vectors_UF: Tensor, rows_M: Tensor) -> Tensor:
             rows_T, rows_TK = rows_M[: len(targets_T)], rows_M[len(targets_T) :].view_as(others_TK)
-            positive_T = (queries_TC * embedding(rows_T, vectors_UC)).sum(dim=1)
-            return self.formula(positive_T, row_scores(queries_TC, vectors_UC, rows_TK))
+            positive_T = fusion(lambda vectors_TC: (queries_TC * vectors_TC).sum(dim=1), embedding(rows_T, vectors_UF))
+            return self.formula(
+                positive_T, fusion(lambda vectors_UC: row_scores(queries_TC, vectors_UC, rows_TK), vectors_UF)
+            )
 
         return Question(torch.cat([targets_T, self.candidates[others_TK].flatten()]), loss)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from reveal_core.fusion import PLAIN, Fusion
 from reveal_core.losses.base import Loss, LossSettings, Question
 
 
@@ -51,15 +52,16 @@ class SampledSoftmaxLoss(Loss):
         self.register_buffer("log_q_N", log_q_N.float(), persistent=False)
         self.register_buffer("upper_N", upper_N / upper_N[-1:], persistent=False)
 
-    def ask(self, targets_T: Tensor, generator: torch.Generator) -> Question:
+    def ask(self, targets_T: Tensor, generator: torch.Generator, fusion: Fusion = PLAIN) -> Question:
         drawn_K = torch.rand(self.num_negatives, generator=generator, device=generator.device, dtype=torch.float64)
         own_K = torch.searchsorted(self.upper_N, drawn_K, right=True)
         log_weight_TK = log_weights(self.rows(targets_T), own_K, self.log_q_N)
 
-        def loss(queries_TC: Tensor, vectors_UC: Tensor, rows_M: Tensor) -> Tensor:
-            vectors_MC = embedding(rows_M, vectors_UC)
-            positive_T = (queries_TC * vectors_MC[: len(targets_T)]).sum(dim=1)
-            return sampled_softmax_loss(positive_T, queries_TC @ vectors_MC[len(targets_T) :].T, log_weight_TK)
+        def loss(queries_TC: Tensor, vectors_UF: Tensor, rows_M: Tensor) -> Tensor:
+            vectors_MF = embedding(rows_M, vectors_UF)
+            positive_T = fusion(lambda own_TC: (queries_TC * own_TC).sum(dim=1), vectors_MF[: len(targets_T)])
+            negative_TK = fusion(lambda others_KC: queries_TC @ others_KC.T, vectors_MF[len(targets_T) :])
+            return sampled_softmax_loss(positive_T, negative_TK, log_weight_TK)
 
         return Question(torch.cat([targets_T, self.candidates[own_K]]), loss)
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding
 
+from reveal_core.fusion import PLAIN, Fusion, fused_softmax_loss
 from reveal_core.losses.base import Loss, LossSettings, Question
 
 #: Scores held at once: on a CPU a block should stay in the cache (twice as fast as all scores at once).
@@ -33,16 +34,19 @@ class Softmax(LossSettings):
 class SoftmaxLoss(Loss):
     """Nothing is drawn."""
 
-    def ask(self, targets_T: Tensor, generator: torch.Generator) -> Question:
-        return ask_among(targets_T, self.candidates)
+    def ask(self, targets_T: Tensor, generator: torch.Generator, fusion: Fusion = PLAIN) -> Question:
+        return ask_among(targets_T, self.candidates, fusion)
 
 
-def ask_among(targets_T: Tensor, items_N: Tensor) -> Question:
+def ask_among(targets_T: Tensor, items_N: Tensor, fusion: Fusion = PLAIN) -> Question:
     """Softmax over these items, rising, which hold all targets."""
     own_T = torch.searchsorted(items_N, targets_T)
 
-    def loss(queries_TD: Tensor, vectors_UD: Tensor, rows_N: Tensor) -> Tensor:
-        return softmax_loss(queries_TD, embedding(rows_N, vectors_UD), own_T)
+    def loss(queries_TD: Tensor, vectors_UF: Tensor, rows_N: Tensor) -> Tensor:
+        items_NF = embedding(rows_N, vectors_UF)
+        if fusion.num_vectors > 1:
+            return fused_softmax_loss(fusion, queries_TD, items_NF, own_T)
+        return softmax_loss(queries_TD, items_NF, own_T)
 
     return Question(items_N, loss)
 

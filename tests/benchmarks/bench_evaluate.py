@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from reveal_core.batches import Padded
 from reveal_core.evaluation import Cases, rank_cases
+from reveal_core.fusion import PLAIN, Fusion
 from reveal_core.retrieval import build_index, search
 from reveal_core.sequences import Sequences
 
@@ -24,6 +25,7 @@ class LastItem:
     """As good as no model at all, so that only the evaluation is timed."""
 
     vectors: Tensor
+    fusion: ClassVar[Fusion] = PLAIN
 
     def item_vectors(self) -> Tensor:
         return self.vectors

@@ -24,6 +24,7 @@ from reveal_core.evaluation import (
     evaluate_model,
     rank_cases,
 )
+from reveal_core.fusion import PLAIN, Fusion
 from reveal_core.schema import INTERACTIONS
 from reveal_core.sequences import Sequences
 from reveal_core.splits import LeaveLastOut, SplitConfig, TimeCut, split
@@ -35,6 +36,7 @@ class Bag:
 
     vectors: Tensor
     """(N + 1, D)"""
+    fusion: Fusion = PLAIN
 
     def item_vectors(self) -> Tensor:
         return self.vectors
@@ -83,6 +85,66 @@ def test_ranks_are_those_of_brute_force(data: st.DataObject) -> None:
         )
     expected = [brute_force(vectors, *case, max_seq_len) for case in zip(histories, targets, strict=True)]
     assert ranks.tolist() == expected
+
+
+@dataclass(frozen=True)
+class Views:
+    """As a bag, of items with several vectors each, of which the first is read."""
+
+    vectors_NMC: Tensor  # noqa: N815
+    fusion: Fusion
+
+    def item_vectors(self) -> Tensor:
+        return self.vectors_NMC.flatten(1)
+
+    def query_vectors(self, histories: Padded) -> Tensor:
+        return Bag(self.vectors_NMC[:, 0]).query_vectors(histories)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data())
+def test_ranks_of_items_with_several_vectors_are_those_of_brute_force(data: st.DataObject) -> None:
+    num_items, num_cases = data.draw(st.integers(1, 200)), data.draw(st.integers(1, 9))
+    num_vectors = data.draw(st.integers(2, 3))
+    fusion = Fusion(
+        num_vectors, data.draw(st.integers(0, num_vectors - 1)), data.draw(st.sampled_from([0.0, 0.7, -2.0]))
+    )
+    rng = np.random.default_rng(data.draw(st.integers(0, 10_000)))
+    vectors = rng.integers(-2, 3, (num_items + 1, num_vectors, 3)).astype(np.float32)
+    vectors[0] = 100
+    items = st.integers(1, num_items)
+    histories = [data.draw(st.lists(items, min_size=1, max_size=12)) for _ in range(num_cases)]
+    targets = [data.draw(items) for _ in range(num_cases)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ranking, "CPU_BLOCK", 50)
+        ranks = rank_cases(
+            Views(torch.from_numpy(vectors), fusion), make_cases(histories, targets), max_seq_len=3, batch_size=4
+        )
+    for history, target, rank in zip(histories, targets, ranks, strict=True):
+        products = torch.from_numpy(vectors @ vectors[history[-3:], 0].sum(axis=0))
+        # The products are whole numbers, so those of equal items are equal; rounding may part others.
+        scores = fusion.fuse(products.T).tolist()
+        others = [scores[item] for item in range(1, num_items + 1) if item != target and item not in history]
+        better, worse = (sum(s > scores[target] + d for s in others) for d in (1e-4, -1e-4))
+        assert better <= rank - 1 <= worse
+        if better == worse - sum(s == scores[target] for s in others):
+            assert rank == 1 + better + (worse - better) / 2
+
+
+def test_items_with_the_same_several_vectors_tie_exactly() -> None:
+    generator = torch.Generator().manual_seed(0)
+    different = torch.randn(40, 3, 20, generator=generator)
+    which = torch.randint(0, 40, (6001,), generator=generator)
+    counts = torch.bincount(which[1:], minlength=40)
+    cases = make_cases([[1 + case] for case in range(300)], [6000 - case for case in range(300)])
+    fusion = Fusion(3, 1, 0.37)
+    ranks = rank_cases(Views(different[which], fusion), cases, max_seq_len=1, batch_size=128)
+    for case, rank in enumerate(ranks):
+        mine, asked = int(which[1 + case]), int(which[6000 - case])
+        scores = fusion.fuse((different.double() @ different[mine, 0].double()).T)
+        left = counts.clone()
+        left[mine] -= 1  # the one that was seen
+        assert rank == 1 + left[scores > scores[asked]].sum() + (left[asked] - 1) / 2, case
 
 
 @pytest.mark.parametrize("dim", [5, 64, 100, 513])

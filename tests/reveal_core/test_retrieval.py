@@ -4,10 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reveal_core import retrieval
+from reveal_core.fusion import Fusion
 from reveal_core.retrieval import build_index, load_index, save_index, search
 from reveal_core.sequences import Sequences
 
@@ -53,6 +55,47 @@ def test_a_large_search_in_small_pieces_is_brute_force(monkeypatch: pytest.Monke
     expected_items, expected_scores = brute_force(vectors, queries, 120, seen)
     assert items.tolist() == expected_items
     assert scores.tolist() == expected_scores
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_search_of_items_with_several_vectors_is_brute_force(data: st.DataObject) -> None:
+    num_items, num_queries, num_vectors = (data.draw(st.integers(1, most)) for most in (60, 5, 4))
+    k, dim = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 4))
+    fusion = Fusion(num_vectors, data.draw(st.integers(0, num_vectors - 1)), data.draw(st.floats(-3, 3, width=32)))
+    rng = np.random.default_rng(data.draw(st.integers(0, 10_000)))
+    vectors = rng.integers(-1, 2, (num_items, num_vectors, dim)).astype(np.float32)
+    queries = rng.integers(-1, 2, (num_queries, dim)).astype(np.float32)
+    had = st.lists(st.integers(1, num_items), max_size=num_items + 2)
+    seen = [data.draw(had) for _ in range(num_queries)]
+    index = build_index(vectors.reshape(num_items, -1), num_vectors)
+    items, scores = search(index, queries, k, Sequences.from_lists(seen), fusion)
+    for query, left_out, found, found_scores in zip(queries, seen, items, scores, strict=True):
+        fused = fusion.fuse(torch.from_numpy(vectors @ query).T).tolist()
+        ranked = sorted((-score, item) for item, score in enumerate(fused, start=1) if item not in left_out)[:k]
+        assert found.tolist() == [item for _, item in ranked] + [0] * (k - len(ranked))
+        assert found_scores.tolist() == [-score for score, _ in ranked] + [-np.inf] * (k - len(ranked))
+
+
+def test_a_large_search_of_items_with_several_vectors_goes_deeper_until_it_is_sure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Items whose vectors disagree come first by their largest product, and last by their score."""
+    rng = np.random.default_rng(0)
+    vectors, queries = rng.standard_normal((600, 3, 8)), rng.standard_normal((40, 8))
+    vectors[:300, 1:] = vectors[:300, :1]
+    vectors[300:, 0] *= 3
+    vectors[300:, 1:] = -vectors[300:, :1] / 2
+    vectors, queries = vectors.astype(np.float32), queries.astype(np.float32)
+    fusion = Fusion(3)
+    seen = [rng.choice(np.arange(1, 601), size, replace=False).tolist() for size in rng.integers(0, 60, 40)]
+    monkeypatch.setattr(retrieval, "MAX_FETCHED", 20_000)
+    items, scores = search(build_index(vectors.reshape(600, -1), 3), queries, 20, Sequences.from_lists(seen), fusion)
+    for query, left_out, found, found_scores in zip(queries.astype(float), seen, items, scores, strict=True):
+        exact = (vectors.astype(float) @ query).mean(axis=1)
+        exact[np.array(left_out, dtype=int) - 1] = -np.inf
+        assert found.tolist() == (np.argsort(-exact)[:20] + 1).tolist()
+        assert np.allclose(found_scores, np.sort(exact)[::-1][:20], atol=1e-5)
 
 
 def test_an_index_survives_the_disk_byte_for_byte(tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ import pytest
 import torch
 
 from pipeline.stages.evaluate import Evaluate
+from reveal_core.backbones.missrec import Missrec
 from reveal_core.backbones.sasrec import SasRec
 from reveal_core.batches import latest
 from reveal_core.checkpoint import save_model
 from reveal_core.evaluation import EvaluateConfig, build_cases, rank_cases
 from reveal_core.features import ItemFeatures
+from reveal_core.fusion import Fusion
 from reveal_core.model import ModelConfig, SequenceRecommender, build_model
 from reveal_core.retrieval import load_index, search
 from reveal_core.schema import IMAGES, INTERACTIONS, ITEMS, USERS, features
@@ -103,8 +105,8 @@ def test_what_is_written_is_what_the_model_says(inputs: dict[str, Path], tmp_pat
         assert not set(shown) & {f"i{item}" for item in history[:-1]}
 
 
-def test_every_modality_is_left_out_once(inputs: dict[str, Path], tmp_path: Path) -> None:
-    config = replace(MODEL, modalities=("id", "text"))
+def with_texts(inputs: dict[str, Path], folder: Path, config: ModelConfig) -> tuple[dict[str, Path], ItemFeatures]:
+    """The same shop, whose items have texts, and an untrained model that reads them."""
     vectors = np.random.default_rng(0).standard_normal((NUM_ITEMS, 5), dtype=np.float32)
     columns = {
         "item_index": np.arange(1, NUM_ITEMS + 1, dtype=np.int32),
@@ -113,11 +115,18 @@ def test_every_modality_is_left_out_once(inputs: dict[str, Path], tmp_path: Path
         "text_vector": pl.Series(vectors, dtype=pl.Array(pl.Float32, 5)),
     }
     frame = pl.DataFrame(columns, schema=features(3, 5))
-    more = {**inputs, "encode": tmp_path / "encode", "train": tmp_path / "train"}
+    more = {**inputs, "encode": folder / "encode", "train": folder / "train"}
     for name in ("encode", "train"):
         more[name].mkdir()
     frame.write_parquet(more["encode"] / "item_features.parquet")
-    save_model(more["train"], build_model(config, ItemFeatures.from_frame(frame, NUM_ITEMS), seed=1), config, {})
+    known = ItemFeatures.from_frame(frame, NUM_ITEMS)
+    save_model(more["train"], build_model(config, known, seed=1), config, {})
+    return more, known
+
+
+def test_every_modality_is_left_out_once(inputs: dict[str, Path], tmp_path: Path) -> None:
+    config = replace(MODEL, modalities=("id", "text"))
+    more, _ = with_texts(inputs, tmp_path, config)
     run(more, tmp_path / "out", config)
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert list(metrics["without"]) == list(metrics["shares"]) == ["id", "text"]
@@ -125,6 +134,31 @@ def test_every_modality_is_left_out_once(inputs: dict[str, Path], tmp_path: Path
     for parts in metrics["without"].values():
         assert parts["valid"].keys() == metrics["valid"].keys()
         assert parts["test"].keys() == metrics["valid"].keys()
+
+
+def test_an_item_with_several_vectors_is_served_by_the_index_and_a_rule(
+    inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    config = replace(MODEL, modalities=("id", "text"), backbone=Missrec(num_heads=1, num_interests=4))
+    more, known = with_texts(inputs, tmp_path, config)
+    run(more, tmp_path / "out", config)
+    index = load_index(tmp_path / "out" / "index.faiss")
+    assert index.ntotal == 2 * NUM_ITEMS
+    vectors = np.load(tmp_path / "out" / "item_vectors.npy")
+    assert np.array_equal(index.reconstruct_n(0, 2 * NUM_ITEMS), vectors.reshape(2 * NUM_ITEMS, -1))
+    fusion = Fusion(**json.loads((tmp_path / "out" / "fusion.json").read_text()))
+    model = build_model(config, known, seed=1).eval()
+    assert fusion.num_vectors == 2
+    frames = (pl.read_parquet(inputs["split"] / f"{name}.parquet") for name in ("train", "valid", "test"))
+    cases = build_cases(*frames)
+    with torch.inference_mode():
+        queries = model.query_vectors(latest(cases.histories, np.arange(4), MODEL.max_seq_len)).numpy()
+    scores = fusion.fuse(torch.from_numpy(vectors.reshape(NUM_ITEMS, 2, -1) @ queries.T).transpose(0, 1)).numpy()
+    lists = pl.read_parquet(tmp_path / "out" / "recommendations.parquet")
+    for case, user in enumerate(("u0", "u1", "u2", "u4")):
+        left = {item: scores[item - 1, case] for item in range(1, NUM_ITEMS + 1) if item not in cases.histories[case]}
+        best = sorted(left, key=lambda item: -left[item])[:10]
+        assert lists.filter(user_id=user)["item_id"].to_list() == [f"i{item}" for item in best]
 
 
 def test_the_same_inputs_give_the_same_bytes(inputs: dict[str, Path], tmp_path: Path) -> None:

@@ -80,13 +80,18 @@ def queries(backbone: Backbone, known: dict[str, Tensor], asked: Padded) -> Tens
     return h_BLC[torch.arange(len(h_BLC)), asked.seq_len - 1]
 
 
+def scores(backbone: Backbone, queries: Tensor, candidates: Tensor) -> Tensor:
+    """Inner products, several of an item made one."""
+    return backbone.fusion(lambda vectors: queries @ vectors.T, candidates)
+
+
 def loss_of(backbone: Backbone, known: dict[str, Tensor], given: Batch, generator: torch.Generator) -> Tensor:
     """Full softmax, as the model trains it."""
     given = backbone.to_learn(given, generator)
     rows = backbone.items(known)
     encoded = backbone.learn(rows.inputs[given.item_seq], given)
     asked = given.pos_items > 0
-    logits = encoded.h_BLC[asked] @ rows.candidates[1:].T
+    logits = scores(backbone, encoded.h_BLC[asked], rows.candidates[1:])
     loss = cross_entropy(logits, given.pos_items[asked] - 1)
     return loss if encoded.auxiliary is None else loss + encoded.auxiliary
 
@@ -98,7 +103,7 @@ def test_it_takes_any_subset_of_modalities(config: type[Any], modalities: tuple[
     backbone, known = build(config, modalities=modalities), parts(modalities)
     rows, found = backbone.items(known), queries(backbone, known, histories())
     assert len(rows.inputs) == len(rows.candidates) == N + 1
-    assert found.shape == (B, rows.candidates.shape[1])
+    assert found.shape == (B, rows.candidates.shape[1] / backbone.fusion.num_vectors)
     assert found.dtype == torch.float32
     assert found.isfinite().all()
 
@@ -218,7 +223,8 @@ def test_it_learns_to_repeat_the_item_before_the_last(config: type[Any]) -> None
         optimizer.step()
     test = drawn(200)
     with torch.no_grad():
-        answers = (queries(backbone, known, test) @ backbone.items(known).candidates[1:].T).argmax(dim=1) + 1
+        found = scores(backbone, queries(backbone, known, test), backbone.items(known).candidates[1:])
+        answers = found.argmax(dim=1) + 1
     assert (answers == test.pos_items[:, -1]).float().mean() > 0.9
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -23,6 +23,7 @@ from reveal_core.extraction.feedback import (
     priority_of,
     training_cases,
 )
+from reveal_core.fusion import PLAIN, Fusion
 from reveal_core.sequences import Sequences, TrainingHistories
 
 MAX_SEQ_LEN = 2
@@ -33,6 +34,7 @@ class LastTwo:
     """Scores by small whole numbers, so that there are ties: the sum of what the last two items say of each."""
 
     items_ND: Tensor  # noqa: N815
+    fusion: ClassVar[Fusion] = PLAIN
 
     def item_vectors(self) -> Tensor:
         return self.items_ND
@@ -165,6 +167,8 @@ def test_nobody_to_ask_is_no_feedback() -> None:
 def test_who_is_right_everywhere_needs_nothing() -> None:
     @dataclass(frozen=True)
     class Oracle:
+        fusion: ClassVar[Fusion] = PLAIN
+
         def item_vectors(self) -> Tensor:
             return torch.eye(3)
 
