@@ -195,10 +195,7 @@ class SequenceRecommender(nn.Module):
         batch = self.backbone.to_learn(batch, generator)
         asked_BL = batch.pos_items != PADDING
         targets_T, fusion = batch.pos_items[asked_BL], self.backbone.fusion
-        if among is None:
-            question = self.loss.ask(targets_T, generator, fusion)
-        else:
-            question = ask_among(targets_T, among, fusion)
+        question = self.loss.ask(targets_T, generator, fusion) if among is None else ask_among(targets_T, among, fusion)
         read = batch.item_seq.flatten()
         items_K, place = self._each_once(torch.cat([read, question.items_M]))
         inputs_BL, asked_M = place[: len(read)].view_as(batch.item_seq), place[len(read) :]
