@@ -1,0 +1,101 @@
+"""Every backbone in a model: with every loss, under AVL, and with images that learn; new members are picked up."""
+
+from __future__ import annotations
+
+import typing
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from reveal_core.backbones import BackboneConfig
+from reveal_core.balance.avl import Avl, AvlConfig
+from reveal_core.batches import Batch
+from reveal_core.evaluation import Cases, rank_cases, top_lists
+from reveal_core.features import ItemFeatures
+from reveal_core.losses import LossConfig
+from reveal_core.model import ModelConfig, SequenceRecommender, Without, build_model
+from reveal_core.sequences import Sequences
+from reveal_core.steps import Learner, make_optimizer, train_step
+
+BACKBONES: tuple[type[Any], ...] = typing.get_args(BackboneConfig)
+LOSSES: tuple[type[Any], ...] = typing.get_args(LossConfig)
+N = 20
+
+
+def build(backbone: type[Any], **changes: Any) -> SequenceRecommender:
+    generator = torch.Generator().manual_seed(0)
+    vectors = torch.randn(2, N + 1, 6, generator=generator) / 6**0.5
+    has = torch.arange(N + 1) % 5 != 0
+    features = ItemFeatures(vectors[0] * has[:, None], vectors[1] * has[:, None], has, has)
+    config = ModelConfig(backbone=backbone(), hidden_dim=16, max_seq_len=8, **changes)
+    return build_model(config, features, seed=0)
+
+
+@pytest.fixture(params=BACKBONES, ids=lambda config: config.__name__)
+def model(request: pytest.FixtureRequest) -> SequenceRecommender:
+    return build(request.param)
+
+
+def batch() -> Batch:
+    """Three windows of 8, 5 and 2 places, days apart."""
+    seq_len = torch.tensor([8, 5, 2])
+    inside = torch.arange(8) < seq_len[:, None]
+    item_seq = torch.stack([torch.arange(8) + first for first in (1, 7, 11)])
+    times = 1_600_000_000_000 + 100_000_000 * torch.arange(8).expand(3, 8)
+    return Batch(item_seq=item_seq * inside, seq_len=seq_len, times=times * inside, pos_items=(item_seq + 1) * inside)
+
+
+def cases() -> Cases:
+    items = np.arange(1, 13, dtype=np.int32)
+    histories = Sequences(items, np.array([0, 4, 12]), 1_600_000_000_000 + 100_000_000 * items.astype(np.int64))
+    return Cases(np.arange(2), histories, np.array([15, 16]))
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+@pytest.mark.parametrize("loss", LOSSES)
+def test_it_learns_by_every_loss(backbone: type[Any], loss: type[Any]) -> None:
+    model = build(backbone, loss=loss())
+    value = model.training_loss(batch(), torch.Generator().manual_seed(0))
+    value.backward()  # type: ignore[no-untyped-call]
+    assert value.isfinite()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+
+
+def test_avl_reads_it(model: SequenceRecommender) -> None:
+    avl = Avl(AvlConfig(enabled=True, every=1))
+    learner = Learner(make_optimizer(model, 1e-3, 0.1, 0.0), avl)
+    for number in range(3):
+        update = train_step(model, learner, batch(), seed=number, number=number)
+        assert update.loss.isfinite()
+        assert np.isfinite(update.measured["avl/delta"])
+        assert update.measured["avl/delta"] != 0
+
+
+def test_what_images_learn_comes_from_the_loss_without_dropout(model: SequenceRecommender) -> None:
+    """As in a visual pass: the recommender rests, and the image part alone has a gradient."""
+    model.eval().requires_grad_(False)
+    scoring = model.scoring(batch(), torch.Generator().manual_seed(0))
+    parts = model.tower(scoring.items_K)
+    image = parts["image"].clone().requires_grad_()
+    one, two = (scoring.loss({**parts, "image": image}) for _ in range(2))
+    assert torch.equal(one, two)
+    (slope,) = torch.autograd.grad(one, image)
+    assert slope.isfinite().all()
+    # What is read and what is asked for.
+    assert set(batch().item_seq.unique().tolist()) - {0} <= set(scoring.items_K[slope.any(dim=1)].tolist())
+
+
+def test_it_ranks_without_any_of_its_modalities(model: SequenceRecommender) -> None:
+    model.eval()
+    whole = rank_cases(model, cases(), max_seq_len=8)
+    for modality in model.config.modalities:
+        ranks = rank_cases(Without(model, (modality,)), cases(), max_seq_len=8)
+        assert ((ranks >= 1) & (ranks <= N)).all()
+    lists = top_lists(model, cases().histories, N, max_seq_len=8)[1]
+    for target, history, rank, shown in zip(cases().targets, cases().histories.lengths, whole, lists, strict=True):
+        assert shown.tolist().index(target) + 1 == rank
+        assert (shown > 0).sum() == N - history
