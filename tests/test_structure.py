@@ -25,6 +25,7 @@ SIBLINGS = (
     "reveal_core/encoders",
     "reveal_core/backbones",
     "reveal_core/losses",
+    "reveal_core/balance",
     "reveal_core/extraction/critics",
     "pipeline/adapters",
     "pipeline/stages",
