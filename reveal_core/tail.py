@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,8 +75,8 @@ class Cut:
     """Blocks of the tail."""
     tail: Tail
     """On the tower's device; a copy, so that moving it leaves the tower where it is."""
-    entry: nn.Module | None
-    """The block of the tower that the tail begins with."""
+    blocks: Sequence[nn.Module]
+    """The blocks of the tower that the tail is a copy of."""
 
     @classmethod
     def of(cls, trunk: Trunk | None, num_blocks: int | None, *, default: int = 1, what: str) -> Cut:
@@ -95,7 +95,7 @@ class Cut:
         if num_blocks < 0:
             raise ValueError("num_blocks must be at least 0, or None")
         if num_blocks == 0:
-            return cls(0, Tail((), nn.Identity(), 0), None)
+            return cls(0, Tail((), nn.Identity(), 0), ())
         if trunk is None:
             raise UserError(f"the image tower of {what} cannot be cut", where="extraction.tail_blocks", mend="use 0")
         most = len(trunk.blocks)
@@ -103,44 +103,66 @@ class Cut:
             what = f"there are not {num_blocks} blocks in {what}"
             raise UserError(what, where="extraction.tail_blocks", mend=f"use {most} at most, or 0")
         blocks = trunk.blocks[-num_blocks:]
-        return cls(num_blocks, Tail(copy.deepcopy(blocks), copy.deepcopy(trunk.norm), trunk.num_prefix), blocks[0])
+        return cls(num_blocks, Tail(copy.deepcopy(blocks), copy.deepcopy(trunk.norm), trunk.num_prefix), blocks)
 
     @property
     def layer(self) -> str:
         """Where the cached tokens come from, as fingerprints say it."""
         return f"before last {self.num_blocks}" if self.num_blocks else "last"
 
-    @contextlib.contextmanager
-    def entering(self) -> Iterator[list[Tensor]]:
-        """A list to which a forward pass of the tower in this thread adds the tokens that enter the tail; without a
-        tail, nothing."""
-        seen: list[Tensor] = []
-        if self.entry is None:
-            yield seen
-            return
-        thread = threading.get_ident()
+    def entering(self) -> contextlib.AbstractContextManager[list[Tensor]]:
+        """What :func:`entering` gives for the first block of the tail; without a tail, nothing."""
+        return entering(self.blocks[0]) if self.blocks else contextlib.nullcontext([])
 
-        def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            if threading.get_ident() == thread:
-                seen.append(inputs[0])
 
-        handle = self.entry.register_forward_pre_hook(see)
-        try:
-            yield seen
-        finally:
-            handle.remove()
+@contextlib.contextmanager
+def entering(block: nn.Module) -> Iterator[list[Tensor]]:
+    """A list to which a forward pass in this thread adds the tokens that enter the block."""
+    seen: list[Tensor] = []
+    thread = threading.get_ident()
+
+    def see(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if threading.get_ident() == thread:
+            seen.append(inputs[0])
+
+    handle = block.register_forward_pre_hook(see)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def with_blocks(model: nn.Module, own: Sequence[nn.Module], tuned: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The whole model's tensors, by the names that its library knows them by, with other ones in some blocks.
+
+    Args:
+        own: blocks of ``model``.
+        tuned: for each of them all its tensors.
+    """
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    names = {id(module): name for name, module in model.named_modules()}
+    for block, tensors in zip(own, tuned, strict=True):
+        new = {f"{names[id(block)]}.{name}": tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        if not new.keys() <= state.keys():
+            raise ValueError("the tensors of other blocks")
+        state |= new
+    return state
 
 
 class OwnAndPrompts(nn.Module):
     """Attention in which each of the first ``num_tokens`` tokens sees itself and what follows them: the prompts.
 
-    Without prompts it is exactly the identity, so that a tower without any mixing of its patches can be prompted too.
+    Without prompts it is exactly the identity, so that a tower without any mixing of its patches can be prompted too;
+    until it is tuned, as its linear layer starts at zero.
     """
 
     def __init__(self, num_tokens: int, dim: int, generator: torch.Generator) -> None:
         super().__init__()
         self.num_tokens = num_tokens
         self.query_EE = nn.Parameter(torch.randn(dim, dim, generator=generator) / dim)
+        # Without the usual draw, which would move PyTorch's global generator.
+        self.linear = nn.utils.skip_init(nn.Linear, dim, dim, bias=False)  # type: ignore[no-untyped-call]
+        nn.init.zeros_(self.linear.weight)
 
     def forward(self, x_BNE: Tensor) -> Tensor:
         own_BNE, prompts_BQE = x_BNE[:, : self.num_tokens], x_BNE[:, self.num_tokens :]
@@ -149,4 +171,4 @@ class OwnAndPrompts(nn.Module):
         logits = torch.cat([own_logits_BN1, query_BNE @ prompts_BQE.transpose(1, 2)], dim=-1)
         shares = logits.softmax(dim=-1)
         mixed_BNE = shares[..., :1] * own_BNE + shares[..., 1:] @ prompts_BQE
-        return torch.cat([mixed_BNE, prompts_BQE], dim=1)
+        return torch.cat([mixed_BNE + self.linear(mixed_BNE), prompts_BQE], dim=1)

@@ -12,6 +12,8 @@ from reveal_core.errors import UserError
 if TYPE_CHECKING:
     import torch
 
+    from reveal_core.text_tail import TextCut
+
 #: Columns of items.parquet that make up an item's text, in this order.
 TEXT_FIELDS = ("title", "brand", "category", "description")
 
@@ -65,9 +67,7 @@ class MiniLm:
 
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
         """(B, 384) vectors of length 1."""
-        if self._model is None:
-            self._model = self._load()
-        vectors: torch.Tensor = self._model.encode(
+        vectors: torch.Tensor = self._loaded.encode(
             list(texts),
             batch_size=self._batch_size,
             convert_to_tensor=True,
@@ -75,6 +75,39 @@ class MiniLm:
             show_progress_bar=False,
         )
         return vectors
+
+    def cut(self, num_blocks: int | None, fingerprint: dict[str, Any]) -> TextCut:
+        """Cut before the last blocks; arguments and errors are those of :meth:`TextCut.of`."""
+        import torch
+
+        from reveal_core.text_tail import MaskedMean, TextCut, TextTrunk, mix_bidirectional, room_for
+
+        tower, tokenizer = self.tower, self._loaded.tokenizer
+        limits = {"truncation": True, "max_length": self._loaded.max_seq_length}
+
+        def room(texts: Sequence[str]) -> int:
+            return room_for(max(map(len, tokenizer(list(texts), **limits)["input_ids"]), default=0))
+
+        def states(texts: Sequence[str]) -> torch.Tensor:
+            batch = tokenizer(list(texts), padding=True, return_tensors="pt", **limits).to(self._device)
+            with torch.inference_mode():
+                tower(**batch)
+            mask_BN: torch.Tensor = batch["attention_mask"]
+            return mask_BN
+
+        trunk = TextTrunk(list(tower.encoder.layer), mix_bidirectional, MaskedMean())
+        return TextCut.of(trunk, num_blocks, fingerprint, dim=self.dim, room=room, states=states)
+
+    @property
+    def tower(self) -> Any:
+        """The transformer itself, a module of the library transformers."""
+        return self._loaded[0].auto_model
+
+    @property
+    def _loaded(self) -> Any:
+        if self._model is None:
+            self._model = self._load()
+        return self._model
 
     def _load(self) -> Any:
         from sentence_transformers import SentenceTransformer

@@ -20,6 +20,10 @@ from reveal_core.texts import MiniLm
 if TYPE_CHECKING:
     import torch
 
+    from reveal_core.text_tail import TextCut
+
+    BlockTensors = Sequence[Mapping[str, torch.Tensor]]
+
 #: How patches and vectors are kept: part of every fingerprint.
 STORED_DTYPE = "float16"
 
@@ -63,6 +67,28 @@ class Encoder(Protocol):
 
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
         """(B, text_dim) vectors of length 1."""
+        ...
+
+    def cut_texts(self, num_blocks: int | None) -> TextCut:
+        """The text tower, cut before its last ``num_blocks`` blocks.
+
+        Args:
+            num_blocks: None = 1 where the tower can be cut, else 0.
+
+        Raises:
+            UserError: when it cannot be cut there.
+        """
+        ...
+
+    def whole_towers(self, image: BlockTensors, text: BlockTensors) -> dict[str, dict[str, torch.Tensor]]:
+        """Complete models, by the name of their file, with the given tensors in the last blocks of a tower.
+
+        The tensors' names are those of the library that the model comes from, so that it can load them.
+
+        Args:
+            image: for each block of the tail all its tensors; empty = the image tower is as it was.
+            text: for each block of the tail of :meth:`cut_texts`, likewise.
+        """
         ...
 
 
@@ -111,6 +137,11 @@ def inference(device: torch.device) -> Iterator[None]:
 def as_patches(map_BEHW: torch.Tensor) -> torch.Tensor:
     """A feature map as patches, row by row: (B, E, H, W) -> (B, H * W, E)."""
     return map_BEHW.flatten(2).transpose(1, 2)
+
+
+def no_text_tail() -> UserError:
+    """What to say when blocks are asked for of a text tower that cannot be cut, or is not there."""
+    return UserError("this encoder has no text tower that can be cut", where="tuning.text_blocks", mend="use 0")
 
 
 def existing_file(path: str, where: str) -> Path:
@@ -232,6 +263,28 @@ class TimmEncoder:
         if self._texts is None:
             raise ValueError("this encoder has no text tower")
         return self._texts.encode(texts)
+
+    def cut_texts(self, num_blocks: int | None) -> TextCut:
+        from reveal_core.text_tail import TextCut
+
+        if self._texts is None and num_blocks:
+            raise no_text_tail()
+        return (
+            TextCut.none()
+            if self._texts is None or num_blocks == 0
+            else self._texts.cut(num_blocks, self.text_fingerprint)
+        )
+
+    def whole_towers(self, image: BlockTensors, text: BlockTensors) -> dict[str, dict[str, torch.Tensor]]:
+        from reveal_core.tail import with_blocks
+
+        towers = {}
+        if image:
+            towers["image_tower"] = with_blocks(self._model, self._cut.blocks, image)
+        if text and self._texts is not None:
+            tower = self._texts.tower
+            towers["text_tower"] = with_blocks(tower, tower.encoder.layer[-len(text) :], text)
+        return towers
 
     def _grid(self, num_patches: int) -> tuple[int, int]:
         rows, columns = getattr(getattr(self._model, "patch_embed", None), "grid_size", None) or (0, 0)

@@ -13,6 +13,12 @@ from reveal_core.images import Preprocess
 if TYPE_CHECKING:
     import torch
 
+    from reveal_core.encoders.base import BlockTensors
+    from reveal_core.text_tail import TextCut, TextTokens
+
+#: Tokens of a text.
+_WORDS = 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class Fake(EncoderSettings):
@@ -58,12 +64,14 @@ class FakeEncoder:
         self.text_fingerprint = {key: self.image_fingerprint[key] for key in ("model", "seed", "dim", "dtype")}
         generator = torch.Generator().manual_seed(config.seed)
         self._colours_to_E = torch.randn(3, config.dim, generator=generator)
+        self._words: torch.nn.Module = OwnAndPrompts(_WORDS, config.dim, torch.Generator().manual_seed(config.seed + 1))
         block = OwnAndPrompts(1 + self.grid[0] * self.grid[1], config.dim, generator)
-        cut = Cut.of(Trunk([block], torch.nn.Tanh(), num_prefix=1), tail_blocks, default=0, what="the fake encoder")
-        self.tail_blocks, self.num_prefix = cut.num_blocks, cut.tail.num_prefix
-        self.tail: torch.nn.Module = cut.tail
+        trunk = Trunk([block], torch.nn.Tanh(), num_prefix=1)
+        self._cut = Cut.of(trunk, tail_blocks, default=0, what="the fake encoder")
+        self.tail_blocks, self.num_prefix = self._cut.num_blocks, self._cut.tail.num_prefix
+        self.tail: torch.nn.Module = self._cut.tail
         if self.tail_blocks:
-            self.image_fingerprint["layer"] = cut.layer
+            self.image_fingerprint["layer"] = self._cut.layer
 
     def encode_images(self, pixels_B3HW: torch.Tensor) -> ImageFeatures:
         import torch
@@ -78,12 +86,55 @@ class FakeEncoder:
         return ImageFeatures(torch.cat([entering_BPE.mean(1, keepdim=True), entering_BPE], dim=1), pooled_BE)
 
     def encode_texts(self, texts: Sequence[str]) -> torch.Tensor:
-        import torch
         from torch.nn.functional import normalize
 
-        vectors = torch.zeros(len(texts), self.text_dim)
+        return normalize(self._states(texts).tokens_BNE.sum(dim=1), dim=1)
+
+    def cut_texts(self, num_blocks: int | None) -> TextCut:
+        """None = 0, as for the image tower."""
+        from reveal_core.text_tail import MaskedMean, TextCut, TextTrunk
+
+        if not num_blocks:
+            return TextCut.none()
+
+        def states(texts: Sequence[str]) -> torch.Tensor:
+            found = self._states(texts)
+            self._words(found.tokens_BNE)
+            return found.mask_BN
+
+        trunk = TextTrunk([self._words], _mix_words, MaskedMean())
+        fingerprint = self.text_fingerprint
+        return TextCut.of(trunk, num_blocks, fingerprint, dim=self.text_dim, room=lambda texts: _WORDS, states=states)
+
+    def whole_towers(self, image: BlockTensors, text: BlockTensors) -> dict[str, dict[str, torch.Tensor]]:
+        import torch
+
+        from reveal_core.tail import with_blocks
+
+        image_blocks, text_blocks = list(self._cut.blocks) if image else [], [self._words] if text else []
+        model = torch.nn.ModuleDict({"image": torch.nn.ModuleList(self._cut.blocks), "text": self._words})
+        own = [*image_blocks, *text_blocks]
+        return {"towers": with_blocks(model, own, [*image, *text])} if own else {}
+
+    def _states(self, texts: Sequence[str]) -> TextTokens:
+        """A token for each word: 1 or -1 at the place that its digest says; the last one is for all that are left."""
+        import torch
+
+        from reveal_core.text_tail import TextTokens
+
+        tokens_BNE = torch.zeros(len(texts), _WORDS, self.text_dim)
+        mask_BN = torch.zeros(len(texts), _WORDS)
         for row, text in enumerate(texts):
-            for word in text.lower().split():
+            for place, word in enumerate(text.lower().split()):
                 digest = hashlib.sha256(f"{self.text_fingerprint['seed']} {word}".encode()).digest()
-                vectors[row, int.from_bytes(digest[:4], "big") % self.text_dim] += 1 if digest[4] % 2 else -1
-        return normalize(vectors, dim=1)
+                token, number = min(place, _WORDS - 1), int.from_bytes(digest[:4], "big") % self.text_dim
+                tokens_BNE[row, token, number] += 1 if digest[4] % 2 else -1
+                mask_BN[row, token] = 1
+        return TextTokens(tokens_BNE, mask_BN)
+
+
+def _mix_words(block: torch.nn.Module, x_BNE: torch.Tensor, mask_BN: torch.Tensor) -> torch.Tensor:
+    """The block expects its prompts last."""
+    num_prompts = x_BNE.shape[1] - _WORDS
+    mixed_BNE: torch.Tensor = block(x_BNE.roll(-num_prompts, dims=1)).roll(num_prompts, dims=1)
+    return mixed_BNE

@@ -20,6 +20,7 @@ from reveal_core.encoders.base import (
     as_patches,
     existing_file,
     inference,
+    no_text_tail,
 )
 from reveal_core.errors import UserError
 from reveal_core.images import Preprocess
@@ -27,7 +28,9 @@ from reveal_core.images import Preprocess
 if TYPE_CHECKING:
     import torch
 
+    from reveal_core.encoders.base import BlockTensors
     from reveal_core.tail import Trunk
+    from reveal_core.text_tail import TextCut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +238,39 @@ class OpenClipEncoder:
                 self._tokenizer(list(texts)).to(self.device), normalize=True
             )
         return vectors
+
+    def cut_texts(self, num_blocks: int | None) -> TextCut:
+        import torch
+
+        from reveal_core.text_tail import TextCut, clip_text_trunk, pooled_place
+
+        found = clip_text_trunk(self._model)
+        if found is None and num_blocks:
+            raise no_text_tail()
+        if found is None or num_blocks == 0:
+            return TextCut.none()
+        tower, trunk = found
+
+        def states(texts: Sequence[str]) -> torch.Tensor:
+            ids_BN = self._tokenizer(list(texts)).to(self.device)
+            with inference(self.device):
+                self._model.encode_text(ids_BN)
+            places_N = torch.arange(ids_BN.shape[1], device=self.device)
+            return (places_N <= pooled_place(tower, ids_BN)[:, None]).int()
+
+        length, width = tower.context_length, tower.transformer.width
+        return TextCut.of(trunk, num_blocks, self.text_fingerprint, dim=width, room=lambda texts: length, states=states)
+
+    def whole_towers(self, image: BlockTensors, text: BlockTensors) -> dict[str, dict[str, torch.Tensor]]:
+        from reveal_core.tail import with_blocks
+        from reveal_core.text_tail import clip_text_trunk
+
+        if not (image or text):
+            return {}
+        found = clip_text_trunk(self._model)
+        text_blocks = list(found[1].blocks[-len(text) :]) if found and text else []
+        image_blocks = list(self._cut.blocks) if image else []
+        return {"towers": with_blocks(self._model, [*image_blocks, *text_blocks], [*image, *text])}
 
     def _intermediates(self, images_B3HW: torch.Tensor) -> dict[str, Any]:
         found: dict[str, Any] = self._model.visual.forward_intermediates(

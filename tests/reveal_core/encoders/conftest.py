@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from reveal_core.encoders import Embedded, Fake, OpenClip, Timm
 from reveal_core.encoders.base import Encoder, EncoderSettings
+from reveal_core.text_tail import TextTokens, padded_to
 
 #: CLIP in miniature: the text tower's vocabulary is what open_clip's tokenizer needs.
 TINY_CLIP: dict[str, Any] = {
@@ -67,6 +68,12 @@ def depth() -> dict[type[EncoderSettings], int]:
 
 
 @pytest.fixture(scope="session")
+def text_depth() -> dict[type[EncoderSettings], int]:
+    """Likewise for the text tower: 0 = it cannot be cut, or there is none."""
+    return {OpenClip: 1, Embedded: 6, Timm: 0, Fake: 1}
+
+
+@pytest.fixture(scope="session")
 def check_tail() -> Callable[[Encoder, Encoder, torch.Tensor], None]:
     """The promises of a tail, for an encoder with one and the same encoder without."""
     return assert_tail_keeps_its_promises
@@ -101,6 +108,40 @@ def assert_tail_keeps_its_promises(cut: Encoder, whole: Encoder, pixels_B3HW: to
     parameters = list(cut.tail.parameters())
     assert parameters
     assert all(parameter.grad is None and not parameter.requires_grad for parameter in parameters)
+
+
+@pytest.fixture(scope="session")
+def check_text_tail() -> Callable[[Encoder, int], None]:
+    """The promises of a text tail."""
+    return assert_text_tail_keeps_its_promises
+
+
+def assert_text_tail_keeps_its_promises(encoder: Encoder, blocks: int) -> None:
+    texts = ["a red dress", "jeans", "a long blue coat for children"]
+    cut, expected = encoder.cut_texts(blocks), encoder.encode_texts(texts).clone()
+    assert cut.tail is not None
+    assert len(cut.blocks) == len(cut.tail.blocks) == blocks
+    assert cut.fingerprint == encoder.text_fingerprint | {"layer": f"before last {blocks}"}
+    found = padded_to(cut.encode(texts), cut.room(texts))
+    assert found.tokens_BNE.shape == (3, cut.room(texts), cut.dim)
+    assert found.mask_BN.shape == (3, cut.room(texts))
+    plain = cut.tail(*found)
+    torch.testing.assert_close(plain, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(cut.tail(*padded_to(cut.encode(texts[1:2]), cut.room(texts)))[0], plain[1])
+    kept = TextTokens(found.tokens_BNE.half().float(), found.mask_BN)
+    torch.testing.assert_close(cut.tail(*kept), expected, rtol=0, atol=3e-3)
+
+    generator = torch.Generator().manual_seed(1)
+    prompts_BQE = (torch.randn(3, 2, cut.dim, generator=generator) * found.tokens_BNE.std()).requires_grad_()
+    prompted = cut.tail(*found, prompts_BQE)
+    assert (prompted - plain).norm(dim=1).min() > 1e-4, "every text must feel the prompts"
+    cut.tail.train()
+    torch.testing.assert_close(cut.tail(*found, prompts_BQE), prompted, rtol=0, atol=0)
+    prompted[:, 0].sum().backward()
+    assert prompts_BQE.grad is not None
+    assert (prompts_BQE.grad.norm(dim=-1) > 0).all()
+    assert not any(parameter.requires_grad for parameter in cut.tail.parameters())
+    torch.testing.assert_close(encoder.encode_texts(texts), expected)
 
 
 @pytest.fixture(scope="session")

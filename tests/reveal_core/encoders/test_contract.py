@@ -148,6 +148,48 @@ def test_texts(encoder: Encoder) -> None:
     torch.testing.assert_close(encoder.encode_texts(texts[1:2])[0], vectors[1], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("blocks", [1, 2])
+def test_a_text_tail_goes_on_where_the_tower_was_cut(
+    config: Any, encoder: Encoder, blocks: int, text_depth: dict[type, int], check_text_tail: Callable[..., None]
+) -> None:
+    assert type(config) in text_depth, f"add {type(config).__name__} to the fixture `text_depth`"
+    if blocks <= text_depth[type(config)]:
+        check_text_tail(encoder, blocks)
+        return
+    with pytest.raises(UserError, match=r"text tower.*use") as raised:
+        encoder.cut_texts(blocks)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_text_tail_that_is_not_asked_for(config: Any, encoder: Encoder, text_depth: dict[type, int]) -> None:
+    """One block where the tower can be cut; the fake encoder stays without, as its image tower does."""
+    assert encoder.cut_texts(0).tail is None
+    found = encoder.cut_texts(None)
+    assert len(found.blocks) == (0 if isinstance(config, Fake) else min(1, text_depth[type(config)]))
+
+
+@pytest.mark.parametrize("image", [True, False])
+@pytest.mark.parametrize("text", [True, False])
+def test_whole_towers_have_the_given_blocks_and_are_otherwise_as_they_were(
+    config: Any, image: bool, text: bool, depth: dict[type, int], text_depth: dict[type, int]
+) -> None:
+    encoder = config.build(min(1, depth[type(config)]))
+    cut = encoder.cut_texts(min(1, text_depth[type(config)]))
+    assert encoder.whole_towers([], []) == {}
+    given = [
+        [block.state_dict() for block in getattr(tail, "blocks", [])] if asked else []
+        for tail, asked in ((encoder.tail, image), (cut.tail, text))
+    ]
+    same = encoder.whole_towers(*given)
+    changed = [[{name: x + 1 for name, x in block.items()} for block in blocks] for blocks in given]
+    other = encoder.whole_towers(*changed)
+    assert same.keys() == other.keys()
+    assert bool(same) == any(map(bool, given))
+    moved = {name for file in same for name in same[file] if not torch.equal(same[file][name], other[file][name])}
+    assert len(moved) == sum(len(block) for blocks in given for block in blocks)
+    assert all(tensor.is_contiguous() for tensors in other.values() for tensor in tensors.values())
+
+
 def test_the_text_vector_moves_when_the_prompt_moves(encoder: Encoder) -> None:
     if not encoder.text_dim:
         return

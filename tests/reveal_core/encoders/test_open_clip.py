@@ -100,6 +100,63 @@ def test_every_kind_of_image_tower(tower: str, check_tail: Callable[..., None]) 
         check_tail(cut, encoder, images)
 
 
+WORDS: dict[str, dict[str, Any]] = {
+    "clip": {},
+    "eos": {"pool_type": "eos", "eos_id": 9},
+    "siglip": {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"},
+    "bare": {"proj_type": "none"},
+}
+#: What the text vector is read from sees tokens after it, or a class token of its own.
+UNCUT: dict[str, dict[str, Any]] = {
+    "class token": {"embed_cls": True},
+    "first": {"no_causal_mask": True, "pool_type": "first"},
+}
+
+
+def text_encoder(options: dict[str, Any], custom: bool) -> OpenClipEncoder:
+    """Two layers; texts are their letters, from 10 on, and end with a 9 beside which only 99 is higher."""
+    from open_clip.model import CLIP, CustomTextCLIP
+
+    def tokenizer(texts: list[str]) -> torch.Tensor:
+        ids = torch.zeros(len(texts), 16, dtype=torch.long)
+        for row, text in enumerate(texts):
+            letters = [10 + ord(letter) % 50 for letter in text][:14]
+            end = 9 if options.get("pool_type") == "eos" else 99
+            ids[row, : len(letters) + 1] = torch.tensor([*letters, end])
+        return ids
+
+    vision = {"image_size": 16, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8}
+    text = {"context_length": 16, "vocab_size": 100, "width": 32, "heads": 2, "layers": 2, **options}
+    torch.manual_seed(0)
+    width = 32 if options.get("proj_type") == "none" else 24
+    model = (CustomTextCLIP if custom else CLIP)(embed_dim=width, vision_cfg=vision, text_cfg=text).eval()
+    preprocess = Preprocess(size=(16, 16), mean=(0.5,) * 3, std=(0.5,) * 3)
+    return OpenClipEncoder(model, tokenizer, preprocess, torch.device("cpu"), ("tower", "0" * 64))
+
+
+@pytest.mark.parametrize("custom", [False, True])
+@pytest.mark.parametrize("blocks", [1, 2])
+@pytest.mark.parametrize("words", WORDS)
+def test_every_kind_of_text_tower(words: str, blocks: int, custom: bool, check_text_tail: Callable[..., None]) -> None:
+    check_text_tail(text_encoder(WORDS[words], custom), blocks)
+
+
+@pytest.mark.parametrize("words", UNCUT)
+def test_text_towers_that_cannot_be_cut(words: str) -> None:
+    encoder = text_encoder(UNCUT[words], custom=True)
+    assert encoder.cut_texts(None).tail is None
+    with pytest.raises(UserError, match=r"^tuning\.text_blocks: .*no text tower that can be cut \(use 0\)$"):
+        encoder.cut_texts(1)
+
+
+def test_what_stands_after_a_text_does_not_matter_to_a_causal_tower() -> None:
+    cut = text_encoder({}, custom=False).cut_texts(1)
+    assert cut.tail is not None
+    tokens_BNE, mask_BN = cut.encode(["red"])
+    other_BNE = torch.where(mask_BN[..., None] > 0, tokens_BNE, torch.randn_like(tokens_BNE))
+    torch.testing.assert_close(cut.tail(other_BNE, mask_BN), cut.tail(tokens_BNE, mask_BN))
+
+
 def test_a_local_checkpoint_is_prepared_for_as_the_tags_of_its_architecture_agree() -> None:
     assert _common_to_tags("ViT-B-16-SigLIP")["mean"] == (0.5, 0.5, 0.5)
     assert _common_to_tags("ViT-B-16-SigLIP")["resize_mode"] == "squash"
