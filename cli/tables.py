@@ -57,7 +57,8 @@ def print_status(console: Console, statuses: Sequence[StageStatus]) -> None:
 
 
 def print_metrics(console: Console, metrics: Mapping[str, Any]) -> None:
-    """The test metrics: the model, also without each modality, baselines, slices; then the protocol they hold under."""
+    """The test metrics: the model, also without each modality, direct ranking where the embedder was tuned, baselines,
+    slices; then the protocol they hold under."""
     shown = [name for name in SHOWN if name in metrics["test"]] or list(metrics["test"])[:5]
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("test", no_wrap=True)
@@ -67,6 +68,10 @@ def print_metrics(console: Console, metrics: Mapping[str, Any]) -> None:
     _add_row(table, "model", users, metrics["test"], shown, style="bold")
     for name, parts in metrics["without"].items():
         _add_row(table, f"model w/o {name}", users, parts["test"], shown)
+    if "direct" in metrics:
+        _add_row(table, "direct ranking", users, metrics["direct"]["test"], shown)
+        for name, parts in metrics["direct"]["alone"].items():
+            _add_row(table, f"direct, {name} alone", users, parts["test"], shown)
     for name, row in metrics["baselines"].items():
         _add_row(table, name, users, row, shown)
     table.add_section()

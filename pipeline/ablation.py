@@ -206,10 +206,17 @@ def _figures(runs: Sequence[Finished]) -> Json:
         "test": _summaries([run.metrics["test"] for run in runs]),
         "valid": _summaries([run.metrics["valid"] for run in runs]),
         "cold": {name: _summaries([run.metrics["slices"][name] for run in runs]) for name in cold},
+        "direct": _directly(runs),
         "seconds": _summaries([{k: v for k, v in run.costs.items() if k in _SECONDS} for run in runs]),
         "train_epochs": _summary([run.costs["train_epochs"] for run in runs]),
         "train_peak_bytes": _summary([run.costs["train_peak_bytes"] for run in runs]),
     }
+
+
+def _directly(runs: Sequence[Finished]) -> Json:
+    """What ranking by the tuned embedder alone comes to; empty where none was tuned."""
+    found = [run.metrics["direct"] for run in runs if "direct" in run.metrics]
+    return {part: _summaries([metrics[part] for metrics in found]) for part in ("test", "valid") if found}
 
 
 _SECONDS = ("train", "train_per_epoch", "evaluate")

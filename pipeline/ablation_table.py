@@ -13,11 +13,13 @@ def table(result: Json) -> tuple[list[str], list[list[str]]]:
     variants = result["variants"]
     cold = sorted({name for v in variants.values() for name, row in v["cold"].items() if any(row["n"]["values"])})
     memory = any(v["train_peak_bytes"]["mean"] for v in variants.values())
-    columns = [result["metric"], "seeds", "test", "gain", "p", *cold, "valid", "train s", *(["MiB"] if memory else [])]
-    return columns, [_row(name, result, cold, memory) for name in variants]
+    direct = ["direct"] if any(v["direct"] for v in variants.values()) else []
+    memory_column = ["MiB"] if memory else []
+    columns = [result["metric"], "seeds", "test", "gain", "p", *cold, "valid", *direct, "train s", *memory_column]
+    return columns, [_row(name, result, cold, bool(direct), memory) for name in variants]
 
 
-def _row(name: str, result: Json, cold: Sequence[str], memory: bool) -> list[str]:
+def _row(name: str, result: Json, cold: Sequence[str], direct: bool, memory: bool) -> list[str]:
     metric, reference, variant = result["metric"], result["reference"], result["variants"][name]
     gain, test = variant["gain"].get(metric), variant["p_value_vs"].get(reference, {})
     peak = variant["train_peak_bytes"]["mean"]
@@ -29,6 +31,7 @@ def _row(name: str, result: Json, cold: Sequence[str], memory: bool) -> list[str
         format_p(test.get(metric)),
         *(_mean(variant["cold"].get(part, {}).get(metric)) for part in cold),
         _mean(variant["valid"].get(metric)),
+        *([_spread(variant["direct"].get("test", {}).get(metric))] if direct else []),
         _mean(variant["seconds"].get("train"), digits=1),
         *([f"{peak / 2**20:,.0f}" if peak else "-"] if memory else []),
     ]
@@ -63,6 +66,8 @@ def notes(result: Json) -> Iterator[str]:
     reference, variants = result["reference"], result["variants"]
     yield f"{result['metric']}: mean ± standard deviation over the seeds that ended well"
     yield f"gain: over {reference}, under the seeds that both have"
+    if any(v["direct"] for v in variants.values()):
+        yield "direct: test, ranked by the tuned embedder alone"
     tests = [v["p_value_vs"][reference] for v in variants.values() if reference in v["p_value_vs"]]
     for name, users in dict.fromkeys((test["test"], test.get("num_users")) for test in tests):
         yield f"p: {name}" + ("" if users is None else f" ({users:,} users; not corrected for many comparisons)")

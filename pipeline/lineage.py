@@ -8,6 +8,10 @@ from typing import Literal
 import polars as pl
 
 from reveal_core.errors import UserError
+from reveal_core.evaluation import build_cases
+from reveal_core.schema import USER_INDEX
+from reveal_core.sequences import Sequences, TrainingHistories
+from reveal_core.training import TrainingData
 
 Part = Literal["train", "valid", "test"]
 
@@ -29,3 +33,19 @@ def read_part(split: Path, part: Part) -> pl.DataFrame:
         what = f"holds the part {found!r} of the split, not {part!r}: nothing is learned from it"
         raise UserError(what, where=str(path), mend="remove the folder of this split and run again")
     return pl.read_parquet(path)
+
+
+def read_data(split: Path, *, with_times: bool = False) -> TrainingData:
+    """Training histories and validation cases of a split artifact.
+
+    Raises:
+        UserError: there is nothing to train on, nothing to validate on, or no times where they are asked for.
+    """
+    train, valid = read_part(split, "train"), read_part(split, "valid")
+    if train.is_empty():
+        raise UserError("no training interactions are left", where="split", mend="loosen data.min_rating, data.k_core")
+    num_users = int(train[USER_INDEX].max()) + 1  # type: ignore[arg-type]
+    histories = TrainingHistories(
+        Sequences.from_frame(train, num_users, with_times=with_times), part_of(split / "train.parquet")
+    )
+    return TrainingData(histories, build_cases(train, valid, with_times=with_times))

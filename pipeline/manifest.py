@@ -29,6 +29,7 @@ from reveal_core.interactions import Cleaning
 from reveal_core.model import ModelConfig
 from reveal_core.splits import LeaveLastOut, SplitConfig
 from reveal_core.training import TrainConfig
+from reveal_core.tuning.config import BalanceConfig, TuningConfig
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
 
@@ -78,8 +79,10 @@ class Manifest(BaseModel):
     encoder: EncoderConfig = Embedded()
     split: SplitConfig = LeaveLastOut()
     extraction: ExtractionConfig = ExtractionConfig()
+    tuning: TuningConfig = TuningConfig()
     model: ModelConfig = ModelConfig()
     avl: AvlConfig = AvlConfig()
+    balance: BalanceConfig = BalanceConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     executor: Local = Local()

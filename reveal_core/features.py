@@ -69,10 +69,15 @@ def standardise(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         raise ValueError("content vectors must be finite")
     if not vectors.size:
         return vectors
-    centred = vectors.astype(np.float64)
-    centred -= centred.mean(axis=0)
-    length = np.sqrt((centred**2).sum(axis=1).mean())
-    return np.asarray(centred / length if length > 0 else centred, dtype=np.float32)
+    centre, length = centre_and_length(vectors)
+    return np.asarray((vectors - centre) / length, dtype=np.float32)
+
+
+def centre_and_length(vectors: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], float]:
+    """The mean row, (T,), and the root of the mean squared distance from it; 1 where all rows are the same."""
+    centre = vectors.mean(axis=0, dtype=np.float64)
+    length = float(np.sqrt(((vectors - centre) ** 2).sum(axis=1).mean()))
+    return centre, length if length > 0 else 1.0
 
 
 def _standardised(column: pl.Series) -> tuple[Tensor, Tensor]:

@@ -65,9 +65,14 @@ class ModelConfig(Config):
         self.backbone.check(self.hidden_dim)
 
     @property
+    def content(self) -> tuple[Modality, ...]:
+        """The modalities but the id: those with vectors of the items."""
+        return tuple(modality for modality in get_args(Modality) if modality in self.modalities and modality != "id")
+
+    @property
     def uses_content(self) -> bool:
         """Whether the items' text or image vectors are read."""
-        return self.modalities != ("id",)
+        return bool(self.content)
 
 
 class IdEmbedding(nn.Embedding):

@@ -11,9 +11,13 @@ from pipeline.stages.images import Images
 from pipeline.stages.ingest import Ingest
 from pipeline.stages.split import Split
 from pipeline.stages.train import Train
+from pipeline.stages.tune import Tune
 from reveal_core.balance.avl import AvlConfig
+from reveal_core.balance.crtr import CrtrConfig
+from reveal_core.balance.wpcl import WpclConfig
 from reveal_core.errors import UserError
 from reveal_core.extraction.config import ExtractionConfig
+from reveal_core.tuning.config import BalanceConfig, TuningConfig
 
 
 def plan(manifest: Manifest) -> list[Stage]:
@@ -23,8 +27,19 @@ def plan(manifest: Manifest) -> list[Stage]:
         UserError: when the model wants images and the manifest does not say where they are.
     """
     data, workers = manifest.data, manifest.executor.num_workers
-    extraction = _extraction(manifest)
+    extraction, tuning = _extraction(manifest), _tuning(manifest)
     folder = _image_folder(manifest)
+    cut_at = tuning.image_blocks if tuning.tunes and "image" in manifest.model.modalities else 0
+    tune = Tune(
+        seed=manifest.seed,
+        tuning=tuning,
+        balance=_balance(manifest),
+        modalities=manifest.model.content,
+        encoder=manifest.encoder,
+        folder=folder,
+        workers=workers,
+        device=manifest.train.device,
+    )
     return [
         Ingest(adapter=data.adapter, cleaning=data.cleaning, root=data.root),
         Images(
@@ -35,11 +50,12 @@ def plan(manifest: Manifest) -> list[Stage]:
         ),
         Encode(
             encoder=manifest.encoder,
-            tail_blocks=extraction.tail_blocks if extraction.learns else 0,
+            tail_blocks=extraction.tail_blocks if extraction.learns else cut_at,
             folder=folder,
             workers=workers,
         ),
         Split(split=manifest.split),
+        *([tune] if tuning.tunes else []),
         Train(
             seed=manifest.seed,
             model=manifest.model,
@@ -47,10 +63,11 @@ def plan(manifest: Manifest) -> list[Stage]:
             avl=manifest.avl if manifest.avl.enabled and "image" in manifest.model.modalities else AvlConfig(),
             extraction=extraction,
             encoder=manifest.encoder if extraction.learns else None,
+            features="tune" if tuning.tunes else "encode",
             folder=folder,
             workers=workers,
         ),
-        Evaluate(evaluate=manifest.evaluate, model=manifest.model, device=manifest.train.device),
+        Evaluate(evaluate=manifest.evaluate, model=manifest.model, tuning=tuning, device=manifest.train.device),
     ]
 
 
@@ -64,6 +81,33 @@ def _extraction(manifest: Manifest) -> ExtractionConfig:
         unread = ("template", "critic", "rewrite_share")
         return replace(manifest.extraction, **{name: getattr(ExtractionConfig(), name) for name in unread})
     return manifest.extraction
+
+
+def _tuning(manifest: Manifest) -> TuningConfig:
+    """Likewise."""
+    tuning, extraction = manifest.tuning, manifest.extraction
+    if not tuning.tunes:
+        return TuningConfig()
+    if not manifest.model.uses_content:
+        mend = "add text or image to model.modalities, or use tuning.mode: none"
+        raise UserError("there is nothing to tune but text and image", where="tuning.mode", mend=mend)
+    if "image" in manifest.model.modalities and (extraction.learns or extraction.control != "none"):
+        what = "a tuned image tower goes neither with learned extraction nor with a control"
+        mend = "use extraction.mode: static and extraction.control: none, or tuning.mode: none"
+        raise UserError(what, where="tuning.mode", mend=mend)
+    settings = {"prompts": ("num_prompts",), "lora": ("lora_rank", "lora_alpha")}
+    unread = [name for mode, names in settings.items() if mode != tuning.mode for name in names]
+    return replace(tuning, **{name: getattr(TuningConfig(), name) for name in unread})
+
+
+def _balance(manifest: Manifest) -> BalanceConfig:
+    """Likewise: what is off has no settings, and with one modality there is nothing to balance."""
+    wpcl, crtr = manifest.balance.wpcl, manifest.balance.crtr
+    one = len(manifest.model.content) < 2
+    return BalanceConfig(
+        wpcl=WpclConfig(enabled=False) if one or not wpcl.enabled else wpcl,
+        crtr=CrtrConfig(enabled=False) if one or not crtr.enabled else crtr,
+    )
 
 
 def _image_folder(manifest: Manifest) -> str | None:

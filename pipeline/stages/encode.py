@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.files import FileDigests
-from pipeline.patches import filled_patches, half, image_keys, shard_rows, weights_digests
+from pipeline.patches import filled_patches, image_keys, weights_digests
 from pipeline.shards import ArrayStore
 from pipeline.stage import Report, Stage, Workspace
+from pipeline.text_cache import filled_vectors, text_keys
 from reveal_core.config import runtime
 from reveal_core.disk import atomic_path
 from reveal_core.encoders import EncoderConfig
-from reveal_core.encoders.base import Encoder
 from reveal_core.encoders.embedded import Embedded
 from reveal_core.extraction.static import mean_patches
 from reveal_core.schema import ITEM_ID, ITEM_INDEX, features
@@ -65,9 +64,9 @@ class Encode(Stage):
         )
         from_cache = len(set(keys) - {None}) - encoded
         texts = [item_text(row) if encoder.text_dim else None for row in items.iter_rows(named=True)]
-        vectors, text_keys = self._encode_texts(encoder, texts, work)
+        vectors = filled_vectors(encoder, texts, work, size)
         out = work.out_dir / "item_features.parquet"
-        write_features(out, items, keys, patches, text_keys, vectors, num_prefix=encoder.num_prefix)
+        write_features(out, items, keys, patches, text_keys(texts), vectors, num_prefix=encoder.num_prefix)
         return {
             "encoded": encoded,
             "from_cache": from_cache,
@@ -83,28 +82,13 @@ class Encode(Stage):
             "summary": f"{encoded:,} images encoded, {from_cache:,} from the cache",
         }
 
-    def _encode_texts(
-        self, encoder: Encoder, texts: Sequence[str | None], work: Workspace
-    ) -> tuple[ArrayStore, list[str | None]]:
-        store = ArrayStore(work.cache_dir / "texts", encoder.text_fingerprint, {"vector": (max(1, encoder.text_dim),)})
-        keys = [None if text is None else hashlib.sha256(text.encode()).hexdigest() for text in texts]
-        text_by_key = dict(zip(keys, texts, strict=True))
-        rows = shard_rows(self.encoder.batch_size)
-        todo = store.missing([key for key in keys if key is not None])
-        with work.progress.track("encode texts", len(todo)) as advance:
-            for start in range(0, len(todo), rows):
-                shard = todo[start : start + rows]
-                store.write(shard, {"vector": half(encoder.encode_texts([str(text_by_key[key]) for key in shard]))})
-                advance(len(shard))
-        return store, keys
-
 
 def write_features(
     path: Path,
     items: pl.DataFrame,
     patch_keys: Sequence[str | None],
     patches: ArrayStore,
-    text_keys: Sequence[str | None],
+    keys_of_texts: Sequence[str | None],
     texts: ArrayStore,
     *,
     num_prefix: int,
@@ -121,7 +105,7 @@ def write_features(
             rows = slice(start, start + BLOCK)
             columns = [items[name][rows].to_arrow() for name in (ITEM_INDEX, ITEM_ID)]
             columns.append(_column(patch_keys[rows], schema, 2, image_vectors))
-            columns.append(_column(text_keys[rows], schema, 3, lambda keys: texts.read(keys, "vector")))
+            columns.append(_column(keys_of_texts[rows], schema, 3, lambda keys: texts.read(keys, "vector")))
             writer.write_table(pa.table(columns, names=schema.names).cast(schema))
 
 

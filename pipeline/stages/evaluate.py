@@ -23,13 +23,16 @@ from reveal_core.features import ItemFeatures
 from reveal_core.model import ModelConfig
 from reveal_core.retrieval import build_index, save_index
 from reveal_core.schema import ITEM_ID, ITEM_INDEX, PADDING, USER_ID, USER_INDEX
+from reveal_core.tuning.config import TuningConfig
+from reveal_core.tuning.direct import Judged, judge_direct, load_direct
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluate(Stage):
     """Writes, for N items of D numbers:
 
-    - ``metrics.json``: protocol, metrics, slices, baselines, standard errors, what each modality is worth
+    - ``metrics.json``: protocol, metrics, slices, baselines, standard errors, what each modality is worth; where the
+      embedder was tuned, also those of ranking by it alone (``direct``)
     - ``per_user.parquet``: each user's targets (item_index) and their ranks, for paired tests
     - ``recommendations.parquet``: the test users' top max(ks), without what they had before
     - ``item_vectors.npy``: (N, D) float32, row ``i`` is the item with ``item_index = i + 1``
@@ -44,13 +47,18 @@ class Evaluate(Stage):
 
     evaluate: EvaluateConfig = EvaluateConfig()
     model: ModelConfig = ModelConfig()
+    tuning: TuningConfig = TuningConfig()
     device: str = runtime("auto")
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        content = ("encode",) if self.model.uses_content else ()
+        content = (self._features,) if self.model.uses_content else ()
         return ("ingest", "images", *content, "split", "train")
+
+    @property
+    def _features(self) -> str:
+        return "tune" if self.tuning.tunes else "encode"
 
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         catalogue = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID])
@@ -61,7 +69,9 @@ class Evaluate(Stage):
             "valid": build_cases(tables["train"], tables["valid"], with_times=with_times),
             "test": build_cases(tables["train"], tables["valid"], tables["test"], with_times=with_times),
         }
-        features = pl.read_parquet(inputs["encode"] / "item_features.parquet") if self.model.uses_content else None
+        features = None
+        if self.model.uses_content:
+            features = pl.read_parquet(inputs[self._features] / "item_features.parquet")
         device = resolve_device(self.device, where="train.device")
         model = load_model(inputs["train"], self.model, _shown(inputs["train"], features, catalogue.height))
         result = evaluate_model(
@@ -74,9 +84,15 @@ class Evaluate(Stage):
             device=device,
         )
         modalities = diagnose(model, cases, self.evaluate, device=device)
-        write_json(work.out_dir / "metrics.json", {**result.metrics, **modalities})
-        _write(work.out_dir, result, cases, users, catalogue)
+        direct = self._direct(inputs["tune"], cases, device) if self.tuning.tunes else None
+        ranked = {"direct": direct.metrics} if direct else {}
+        write_json(work.out_dir / "metrics.json", {**result.metrics, **modalities, **ranked})
+        _write(work.out_dir, result, cases, users, catalogue, direct)
         return {"test_users": len(cases["test"]), "summary": _summary(result, self.evaluate.ks)}
+
+    def _direct(self, tuned: Path, cases: dict[Part, Cases], device: torch.device) -> Judged:
+        scorer = load_direct(tuned, self.tuning, self.model.content, device)
+        return judge_direct(scorer, cases, self.evaluate, max_seq_len=self.tuning.max_seq_len, device=device)
 
 
 def _shown(trained: Path, features: pl.DataFrame | None, num_items: int) -> ItemFeatures:
@@ -92,10 +108,15 @@ def _items(train: pl.DataFrame, images: pl.DataFrame) -> Items:
 
 
 def _write(
-    folder: Path, result: Evaluation, cases: dict[Part, Cases], users: pl.DataFrame, catalogue: pl.DataFrame
+    folder: Path,
+    result: Evaluation,
+    cases: dict[Part, Cases],
+    users: pl.DataFrame,
+    catalogue: pl.DataFrame,
+    direct: Judged | None,
 ) -> None:
     with atomic_path(folder / "per_user.parquet") as temporary:
-        per_user(result, cases, users).write_parquet(temporary, compression="zstd", statistics=True)
+        per_user(result, cases, users, direct).write_parquet(temporary, compression="zstd", statistics=True)
     with atomic_path(folder / "recommendations.parquet") as temporary:
         lists = recommendations(result, cases["test"], users, catalogue)
         lists.write_parquet(temporary, compression="zstd", statistics=True)
@@ -106,12 +127,19 @@ def _write(
         write_json(folder / "fusion.json", asdict(result.fusion))
 
 
-def per_user(result: Evaluation, cases: dict[Part, Cases], users: pl.DataFrame) -> pl.DataFrame:
-    """One row for each user with a target: ``{valid,test}_item`` (item_index), their ranks, and popularity's."""
+def per_user(
+    result: Evaluation, cases: dict[Part, Cases], users: pl.DataFrame, direct: Judged | None = None
+) -> pl.DataFrame:
+    """One row for each user with a target: ``{valid,test}_item`` (item_index), their ranks, and popularity's.
+
+    Where there is direct ranking, also its ranks: ``{valid,test}_direct_rank``.
+    """
+    directly = {f"{part}_direct_rank": ranks for part, ranks in direct.ranks.items()} if direct else {}
 
     def columns(part: Part, **ranks: np.ndarray) -> pl.DataFrame:
         asked = cases[part]
         index = {USER_INDEX: asked.user_index.astype(np.int32), f"{part}_item": asked.targets.astype(np.int32)}
+        ranks |= {name: found for name, found in directly.items() if name.startswith(part)}
         return pl.DataFrame({**index, **ranks})
 
     valid = columns("valid", valid_rank=result.ranks["valid"])

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from pipeline.files import FileDigests, write_array, write_json
-from pipeline.lineage import part_of, read_part
+from pipeline.lineage import read_data
 from pipeline.memory import forget_peak, peak_bytes
 from pipeline.patches import weights_digests
 from pipeline.stage import Progress, Report, Stage, Workspace
@@ -28,14 +28,11 @@ from reveal_core.devices import resolve_device
 from reveal_core.disk import atomic_path
 from reveal_core.encoders import EncoderConfig
 from reveal_core.errors import UserError
-from reveal_core.evaluation import build_cases
 from reveal_core.extraction.alternation import Alternation, Round
 from reveal_core.extraction.config import ExtractionConfig
 from reveal_core.extraction.visual import Look
 from reveal_core.features import ItemFeatures
 from reveal_core.model import ModelConfig, SequenceRecommender, build_model
-from reveal_core.schema import USER_INDEX
-from reveal_core.sequences import Sequences, TrainingHistories
 from reveal_core.training import METRIC, Epoch, TrainConfig, TrainingData, TrainResult, fit, make_avl
 
 
@@ -44,8 +41,8 @@ class Train(Stage):
     """Fit the model to the training interactions; keep the weights of the best validation.
 
     Writes ``model.safetensors``, ``model.json`` (the configuration, what it was trained on, and which round of learned
-    extraction it reads), ``history.json`` (every epoch); where it reads other visual vectors than those of the encode
-    stage, ``item_images.npy``, (N + 1, V).
+    extraction it reads), ``history.json`` (every epoch); where it reads other visual vectors than those of the stage
+    before, ``item_images.npy``, (N + 1, V).
     Learned extraction adds ``extractor.safetensors``, ``attention.npy`` (N + 1, Q, P; float16),
     ``teacher_history.json`` (the epochs of the recommender that it learned from), ``rounds.json`` and for each round
     ``rounds/feedback-<n>.parquet`` and ``rounds/prompts-<n>.parquet``.
@@ -61,18 +58,20 @@ class Train(Stage):
     extraction: ExtractionConfig = ExtractionConfig()
     encoder: EncoderConfig | None = None
     """What the extraction is built from; ``None`` where it does not learn."""
+    features: Literal["encode", "tune"] = "encode"
+    """The stage whose item features are read."""
     folder: str | None = runtime(None)
     workers: int = runtime(1)
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        content = ("encode",) if self.model.uses_content else ()
+        content = (f"{self.features}/item_features.parquet",) if self.model.uses_content else ()
         images = ("images",) if self.encoder is not None else ()
         return ("ingest/items.parquet", *images, "split/train.parquet", "split/valid.parquet", *content)
 
     @property
     def replaces_images(self) -> bool:
-        """Whether the model reads other visual vectors than those of the encode stage."""
+        """Whether the model reads other visual vectors than those of the stage before."""
         return "image" in self.model.modalities and (self.extraction.learns or self.extraction.control != "none")
 
     def external(self, digests: FileDigests) -> dict[str, str]:
@@ -175,7 +174,7 @@ class Train(Stage):
     def _features(self, inputs: Mapping[str, Path], num_items: int) -> ItemFeatures:
         if not self.model.uses_content:
             return ItemFeatures.from_frame(None, num_items)
-        features = ItemFeatures.from_frame(pl.read_parquet(inputs["encode"] / "item_features.parquet"), num_items)
+        features = ItemFeatures.from_frame(pl.read_parquet(inputs[self.features] / "item_features.parquet"), num_items)
         for modality, has in (("text", features.has_text), ("image", features.has_image)):
             if modality in self.model.modalities and not has.any():
                 mend = f"leave {modality} out of model.modalities, or give the items some"
@@ -201,22 +200,6 @@ class _Outcome:
     @property
     def metric(self) -> float:
         return (self.best.valid or {})[METRIC]
-
-
-def read_data(split: Path, *, with_times: bool = False) -> TrainingData:
-    """Training histories and validation cases of a split artifact.
-
-    Raises:
-        UserError: there is nothing to train on, nothing to validate on, or no times where they are asked for.
-    """
-    train, valid = read_part(split, "train"), read_part(split, "valid")
-    if train.is_empty():
-        raise UserError("no training interactions are left", where="split", mend="loosen data.min_rating, data.k_core")
-    num_users = int(train[USER_INDEX].max()) + 1  # type: ignore[arg-type]
-    histories = TrainingHistories(
-        Sequences.from_frame(train, num_users, with_times=with_times), part_of(split / "train.parquet")
-    )
-    return TrainingData(histories, build_cases(train, valid, with_times=with_times))
 
 
 def _save_extraction(folder: Path, alternation: Alternation, look: Look, rounds: list[Round]) -> None:

@@ -17,8 +17,8 @@ import torch
 from safetensors.torch import load_file
 
 from pipeline.files import FileDigests
+from pipeline.lineage import read_data
 from pipeline.stage import Workspace
-from pipeline.stages.train import read_data
 from pipeline.visuals import Visuals
 from reveal_core import training
 from reveal_core.encoders.fake import Fake, FakeEncoder

@@ -1,0 +1,121 @@
+"""The embedder: towers, projections and readers of histories, composed here and nowhere else.
+
+N items (row 0 is padding), K of them, E width of a tower's vector, D of what is compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from reveal_core.backbones.base import Modality
+from reveal_core.features import centre_and_length
+from reveal_core.sequences import Int64s
+from reveal_core.tuning.config import TuningConfig
+from reveal_core.tuning.direct import Direct
+from reveal_core.tuning.histories import HistoryEncoder, View
+from reveal_core.tuning.towers import ItemSource, Tower
+
+
+class Head(nn.Module):
+    """A tower's vectors in the units that the untuned tower's had, centred and of mean length 1, and projected."""
+
+    centre: Tensor
+    length: Tensor
+
+    def __init__(self, vectors_NE: Tensor, hidden_dim: int) -> None:
+        super().__init__()
+        centre_E, length = centre_and_length(vectors_NE.numpy())
+        self.register_buffer("centre", torch.from_numpy(centre_E).float())
+        self.register_buffer("length", torch.tensor(length, dtype=torch.float32))
+        self.linear = nn.Linear(vectors_NE.shape[1], hidden_dim, bias=False)
+        nn.init.normal_(self.linear.weight, std=hidden_dim**-0.5)  # so that projected vectors start with length 1 too
+
+    def forward(self, x_KE: Tensor) -> Tensor:
+        z_KD: Tensor = self.linear((x_KE - self.centre) / self.length)
+        return z_KD
+
+
+class Embedder(nn.Module):
+    """Cached tokens of items and histories of items in, comparable vectors out.
+
+    Args:
+        towers: of each modality; what is tuned in them has gradients.
+        sources: what they read.
+    """
+
+    def __init__(
+        self,
+        config: TuningConfig,
+        towers: Mapping[Modality, Tower],
+        sources: Mapping[Modality, ItemSource],
+        device: torch.device,
+    ) -> None:
+        super().__init__()
+        self.config, self.sources, self.device = config, sources, device
+        self.modalities: tuple[Modality, ...] = tuple(towers)
+        self.towers = nn.ModuleDict({name: tower.to(device) for name, tower in towers.items()})
+        heads: dict[str, nn.Module] = {}
+        for name in self.modalities:
+            items = np.flatnonzero(sources[name].has).astype(np.int64)
+            with torch.no_grad():
+                heads[name] = Head(self._run(name, items).cpu(), config.hidden_dim)
+        self.heads = nn.ModuleDict(heads)
+        self.histories = HistoryEncoder(config, self.modalities)
+        self.to(device)
+
+    def view(self, modality: Modality, items_K: Int64s) -> View:
+        """Some items as the tuned tower sees them now, with gradient where that is on."""
+        has_K = self.sources[modality].has[items_K]
+        z_KD = torch.zeros(len(items_K), self.config.hidden_dim, device=self.device)
+        if has_K.any():
+            rows = torch.as_tensor(np.flatnonzero(has_K), device=self.device)
+            z_KD = z_KD.index_copy(0, rows, self.heads[modality](self._run(modality, items_K[has_K])))
+        return View(z_KD, torch.as_tensor(has_K, device=self.device))
+
+    def direct(self) -> Direct:
+        """The whole catalogue as it is seen now, without gradient; the encoder is this one's own."""
+        with torch.no_grad():
+            views = {name: self.view(name, np.arange(len(self.sources[name].has))) for name in self.modalities}
+        return Direct(self.histories, views)
+
+    def groups(self) -> Iterator[tuple[Modality, str, list[nn.Parameter]]]:
+        """All that learns: the modality, ``tower`` or ``head``, and the parameters."""
+        for name in self.modalities:
+            tower: Tower = self.towers[name]  # type: ignore[assignment]
+            yield name, "tower", list(tower.tuned())
+            yield name, "head", [*self.heads[name].parameters(), *self.histories.readers[name].parameters()]
+
+    def learned(self) -> dict[str, Tensor]:
+        """All that is not as it was in the encoder: what a checkpoint holds, and what is needed to go on from it."""
+        tuned = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        units = {f"heads.{name}.{unit}" for name in self.modalities for unit in ("centre", "length")}
+        return {name: tensor for name, tensor in self.state_dict().items() if name in tuned | units}
+
+    def restore(self, learned: Mapping[str, Tensor]) -> None:
+        """The inverse of :meth:`learned`."""
+        if learned.keys() != self.learned().keys():
+            raise ValueError("the weights of another embedder")
+        self.load_state_dict(dict(learned), strict=False)
+
+    def _run(self, modality: Modality, items: Int64s) -> Tensor:
+        """(K, E) float32 of items that have the modality, a few at once."""
+        size, found = self.config.tower_batch, []
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            for start in range(0, len(items), size):
+                cached = self.sources[modality].read(items[start : start + size])
+                on_device = [part.to(self.device, non_blocking=True) for part in cached]
+                found.append(self._through(self.towers[modality], on_device).float())
+        return torch.cat(found)
+
+    def _through(self, tower: nn.Module, cached: list[Tensor]) -> Tensor:
+        vectors: Tensor
+        if self.config.checkpointing and torch.is_grad_enabled():
+            vectors = checkpoint(tower, *cached, use_reentrant=False)
+        else:
+            vectors = tower(*cached)
+        return vectors
