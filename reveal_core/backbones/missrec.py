@@ -3,7 +3,7 @@ for each user.
 
 With e^m what is known of an item in modality m, p its place in the history and k a table of interests:
 
-- interest discovery: what an item is in each modality belongs to the nearest interest, argmax_j cos(e^m, k_j)
+- interest discovery: text and image each belong to the nearest interest, argmax_j cos(e^m, k_j); an id if it is alone
 - contextual encoder: memory = Encoder(the interests of the history, each once)
 - interest-aware decoder: h = Decoder(LN(sum_m e^m + p), memory); it attends to the items, then to the memory
 - dynamic fusion: with z^m = cos(h, e^m) / temperature, the score of a candidate is sum_m w_m z^m, where text and image
@@ -16,7 +16,7 @@ spherical k-means that moves with every step, by the gradient of the cosine to t
 items anew before each epoch); as published, nothing else moves them. The sharpness multiplies scores (published:
 cosines), so it is learned in their units. Left out: the pre-training on other shops and its contrastive losses.
 
-B histories of L places, K items, M modalities, S = L M interests of a history, J of them in all, D hidden width.
+B histories of L places, K items, M modalities, R of which have interests, S = L R of these in a history, D width.
 """
 
 from __future__ import annotations
@@ -63,7 +63,11 @@ class Missrec(TransformerConfig, BackboneSettings):
 class MissrecBackbone(Backbone):
     def __init__(self, config: Missrec, hidden_dim: int, max_seq_len: int, modalities: tuple[Modality, ...]) -> None:
         super().__init__()
-        self.config, self.modalities = config, modalities
+        self.config = config
+        # The id first, so that those that share a candidate's score, which are those with interests, come last.
+        self.modalities = tuple(sorted(modalities, key=lambda name: name != "id"))
+        self.num_fixed = int("id" in modalities and len(modalities) > 1)
+        self.num_read = len(modalities) - self.num_fixed
         self.interests = nn.Embedding(config.num_interests, hidden_dim)
         self.interest_norm = nn.LayerNorm(hidden_dim)
         self.position = nn.Embedding(max_seq_len, hidden_dim)
@@ -79,10 +83,8 @@ class MissrecBackbone(Backbone):
         }
         self.encoder = nn.ModuleList(nn.TransformerEncoderLayer(**block) for _ in range(config.num_layers))
         self.decoder = nn.ModuleList(nn.TransformerDecoderLayer(**block) for _ in range(config.num_layers))
-        self.num_fixed = int("id" in modalities and len(modalities) > 1)
-        # Of one modality alone there is nothing to choose.
-        shared = len(modalities) - self.num_fixed > 1
-        self.sharpness = nn.Parameter(torch.zeros(())) if shared else None
+        # One that has nobody to share with has nothing to learn here.
+        self.sharpness = nn.Parameter(torch.zeros(())) if self.num_read > 1 else None
         initialise(self)
 
     @property
@@ -105,8 +107,9 @@ class MissrecBackbone(Backbone):
         if not self.training:
             return Encoded(h_BLC)
         inside_BL = torch.arange(x_BLI.shape[1], device=x_BLI.device) < batch.seq_len[:, None]
-        inside_BS = inside_BL.repeat_interleave(len(self.modalities), dim=1)
-        near_BS = torch.cosine_similarity(x_BLMD.detach().flatten(1, 2), self.interests(nearest_BS), dim=2)
+        inside_BS = inside_BL.repeat_interleave(self.num_read, dim=1)
+        read_BSD = x_BLMD[:, :, self.num_fixed :].detach().flatten(1, 2)
+        near_BS = torch.cosine_similarity(read_BSD, self.interests(nearest_BS), dim=2)
         different_BS1 = (inside_BS & ~again_BS)[:, :, None]
         mean_BD = (memory_BSD * different_BS1).sum(dim=1) / different_BS1.sum(dim=1)
         diversity = mean_BD.square().mean()
@@ -116,9 +119,10 @@ class MissrecBackbone(Backbone):
         return x_BLI.view(*x_BLI.shape[:2], len(self.modalities), -1)
 
     def _nearest(self, x_BLMD: Tensor) -> Tensor:
-        """(B, S): the interest to which each item belongs in each modality, place by place."""
+        """(B, S): the interests to which each item belongs, place by place."""
         with torch.no_grad():
-            return (normalize(x_BLMD, dim=3) @ normalize(self.interests.weight, dim=1).T).argmax(dim=3).flatten(1)
+            read_BLRD = normalize(x_BLMD[:, :, self.num_fixed :], dim=3)
+            return (read_BLRD @ normalize(self.interests.weight, dim=1).T).argmax(dim=3).flatten(1)
 
     def _remember(self, nearest_BS: Tensor) -> tuple[Tensor, Tensor]:
         """The encoded interests, (B, S, D), and which of them, (B, S), are there already and not to be seen again."""
@@ -131,7 +135,7 @@ class MissrecBackbone(Backbone):
 
     def _decode(self, x_BLMD: Tensor, memory_BSD: Tensor, again_BS: Tensor) -> Tensor:
         place_S = self._places(again_BS)
-        place_L = place_S[:: len(self.modalities)]
+        place_L = place_S[:: self.num_read]
         later_LL, later_LS = _later(place_L, place_L), _later(place_L, place_S)
         h_BLD = self.dropout(self.norm(x_BLMD.sum(dim=2) + self.position.weight[: len(place_L)]))
         for block in self.decoder:
@@ -140,7 +144,7 @@ class MissrecBackbone(Backbone):
 
     def _places(self, x_BS: Tensor) -> Tensor:
         """(S,): where in the history each of its interests stands"""
-        return torch.arange(x_BS.shape[1], device=x_BS.device) // len(self.modalities)
+        return torch.arange(x_BS.shape[1], device=x_BS.device) // self.num_read
 
 
 def _later(asking: Tensor, seen: Tensor) -> Tensor:
