@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -20,6 +20,7 @@ from torch.nn import functional
 from reveal_core.backbones.base import Modality
 from reveal_core.batches import Padded
 from reveal_core.evaluation import Cases, EvaluateConfig, Part, rank_cases
+from reveal_core.fusion import PLAIN, Fusion
 from reveal_core.metrics import Floats, mean_metrics
 from reveal_core.tuning.config import TuningConfig
 from reveal_core.tuning.histories import HistoryEncoder, View, sum_of
@@ -37,6 +38,7 @@ class Direct:
     """in evaluation mode"""
     views: Mapping[Modality, View]
     """(N + 1, D) of each modality that takes part, on the encoder's device"""
+    fusion: ClassVar[Fusion] = PLAIN
 
     def with_each_alone(self) -> dict[str, Direct]:
         """``all``, and each modality as if there were no other; without the latter where there is only one."""

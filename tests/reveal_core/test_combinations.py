@@ -12,7 +12,7 @@ import torch
 
 from reveal_core.backbones import BackboneConfig
 from reveal_core.balance.avl import Avl, AvlConfig
-from reveal_core.batches import Padded, TrainingBatches, latest
+from reveal_core.batches import TrainingBatches
 from reveal_core.losses import LossConfig
 from reveal_core.model import SequenceRecommender
 from reveal_core.sequences import Sequences
@@ -36,20 +36,3 @@ def test_they_learn_and_are_balanced_together(
     assert avl.state.readings == 8
     for name, parameter in model.named_parameters():
         assert not torch.equal(parameter, before[name]), name
-
-
-@pytest.mark.parametrize("backbone", BACKBONES, ids=lambda config: config.__name__)
-@torch.no_grad()
-def test_queries_and_items_can_be_compared(
-    multimodal: Callable[..., SequenceRecommender], histories: Sequences, backbone: type[Any]
-) -> None:
-    model = multimodal(backbone=backbone()).eval()
-    items, queries = model.item_vectors(), model.query_vectors(latest(histories, np.arange(7), 5))
-    assert items.shape == (model.num_items + 1, queries.shape[1])
-    assert len(queries) == 7
-    nothing = Padded(
-        item_seq=torch.zeros(1, 1, dtype=torch.int64),
-        seq_len=torch.tensor([0]),
-        times=torch.zeros(1, 1, dtype=torch.int64),
-    )
-    assert model.query_vectors(nothing).isfinite().all()

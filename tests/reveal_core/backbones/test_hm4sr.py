@@ -161,8 +161,7 @@ def test_while_it_learns_ids_are_contrasted_where_the_window_knows_the_answer() 
                 asked.append(streams["id"][place])
                 answers.append(known[items[place + 1]]["id"])
                 numbers.append(items[place + 1])
-    assert len(numbers) == 6
-    assert len(set(numbers)) == 4
+    assert len(set(numbers)) < len(numbers) == 6
     encoded = backbone.train().learn(backbone.items(parts).inputs[given.item_seq], given)
     assert encoded.auxiliary is not None
     assert encoded.auxiliary.item() == pytest.approx(0.7 * info_nce(asked, answers, numbers, 0.3), abs=1e-5)
