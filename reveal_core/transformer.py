@@ -1,6 +1,6 @@
 """Self-attention over a history, as SASRec and BERT4Rec share it.
 
-The details that their papers leave open follow RecBole, against which both are measured: LayerNorm after each residual
+The details that their papers leave open follow RecBole, against which SASRec is measured: LayerNorm after each residual
 sum and on the inputs, GELU, and a feed-forward layer four times as wide.
 
 B histories of L places, D hidden width.

@@ -1,14 +1,13 @@
 """BERT4Rec (Sun et al. 2019, https://arxiv.org/abs/1904.06690): attention in both directions, learned as a cloze.
 
-Some places of a sequence are hidden behind one learned vector, and the output there is to find the item (the paper's
-equation 8); the next item is asked for by a hidden place after the last. In some sequences the last place alone is
-hidden, as it will be then (section 3.6). An output goes through one more layer (equation 7), whose LayerNorm is that of
-the authors' code.
+Some places of a sequence are hidden behind one learned vector, and the output there is to find the item (section 3.6);
+the next item is asked for by a hidden place after the last. In some sequences the last place alone is hidden, as it
+will be then. An output goes through one more layer (section 3.5), whose LayerNorm is that of the authors' code.
 
-Our reading: only places whose item the batch asks for are hidden. So windows that overlap (``train.window_stride``)
-still ask for every item but once, each from a longer history; and a batch has fewer targets than ``train.batch_size``,
-about ``mask_ratio`` of it. The bias of each item in equation 7 is left out: items are compared by inner product, and
-what the last LayerNorm adds to every output is a bias that items share by likeness, known also of new ones.
+Our reading: only places whose item the batch asks for are hidden. So a batch has fewer targets than
+``train.batch_size``, and windows that overlap ask for an item at most once in an epoch: with ``train.window_stride: 1``
+nearly always the last one, and little of the cloze is left. The output layer's bias of each item is left out: items are
+compared by inner product, and what the last LayerNorm adds to every output is a bias by likeness, also of new items.
 
 B histories of L places, D hidden width.
 """

@@ -1,8 +1,8 @@
 """GRU4Rec (Hidasi et al. 2016, https://arxiv.org/abs/1511.06939): a recurrent state that each item updates.
 
-The details follow RecBole's GRU4Rec, against which this one is measured: dropout on the items that are read, GRU layers
-without biases, and a linear map of the last layer's state to the vector that items are compared with. The loss is
-whichever the model has; the paper's session-parallel batches are a way to feed it that whole windows need not.
+The details that the paper leaves open follow RecBole's GRU4Rec: dropout on the items that are read, GRU layers without
+biases, and a linear map of the last layer's state to the vector that items are compared with. The loss is whichever the
+model has; the paper's session-parallel batches are a way to feed it that whole windows need not.
 
 B histories of L places, D hidden width, S width of the state.
 """
