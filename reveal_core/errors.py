@@ -35,3 +35,10 @@ class UserError(RevealError):
 
 class LockedError(UserError):
     """Another run holds the work folder."""
+
+
+def first_reason(error: Exception) -> str:
+    """The first line that says something: PyTorch opens with `Error(s) in loading state_dict for CLIP:`."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    line = lines[1] if lines[0].endswith(":") and len(lines) > 1 else lines[0]
+    return line if len(line) <= 200 else f"{line[:197]}..."

