@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from multiprocessing.context import BaseContext
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,10 +27,18 @@ PREFETCH = 2
 NICENESS = 5
 
 
+class ImageFile(NamedTuple):
+    key: str
+    """of the features that are made of it"""
+    sha256: str
+    """of its bytes"""
+    path: str
+
+
 class _Batches(Dataset[tuple[list[str], Tensor, str | None]]):
     """Decodes one whole batch per index: (keys, pixels BHW3 uint8, the file that is not what it was)."""
 
-    def __init__(self, files: Sequence[tuple[str, str]], preprocess: Preprocess, batch_size: int) -> None:
+    def __init__(self, files: Sequence[ImageFile], preprocess: Preprocess, batch_size: int) -> None:
         self._batches = [files[start : start + batch_size] for start in range(0, len(files), batch_size)]
         self._preprocess = preprocess
 
@@ -39,7 +48,7 @@ class _Batches(Dataset[tuple[list[str], Tensor, str | None]]):
     def __getitem__(self, index: int) -> tuple[list[str], Tensor, str | None]:
         batch = self._batches[index]
         pixels = np.empty((len(batch), *self._preprocess.size, 3), dtype=np.uint8)
-        for row, (sha256, path) in enumerate(batch):
+        for row, (_, sha256, path) in enumerate(batch):
             try:
                 data = Path(path).read_bytes()
             except OSError:
@@ -47,7 +56,7 @@ class _Batches(Dataset[tuple[list[str], Tensor, str | None]]):
             if hashlib.sha256(data).hexdigest() != sha256:
                 return [], torch.empty(0), path
             pixels[row] = self._preprocess.apply(decode_image(data))
-        return [key for key, _ in batch], torch.from_numpy(pixels), None
+        return [file.key for file in batch], torch.from_numpy(pixels), None
 
 
 def _context() -> BaseContext:
@@ -66,9 +75,9 @@ def _start_worker(_: int) -> None:
 
 
 def decoded_batches(
-    files: Sequence[tuple[str, str]], preprocess: Preprocess, batch_size: int, workers: int
+    files: Sequence[ImageFile], preprocess: Preprocess, batch_size: int, workers: int
 ) -> Iterator[tuple[list[str], Tensor]]:
-    """Batches of (keys, pixels B3HW uint8 in channels-last layout) in the order of ``files``, (sha256, path) each.
+    """Batches of (keys, pixels B3HW uint8 in channels-last layout) in the order of ``files``.
 
     Raises:
         UserError: when a file no longer has the bytes that its digest stands for.

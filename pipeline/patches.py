@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from pipeline.decoding import decoded_batches
+from pipeline.decoding import ImageFile, decoded_batches
 from pipeline.files import FileDigests
 from pipeline.shards import ArrayStore, Halves
 from pipeline.stage import Progress, Workspace
-from reveal_core.encoders.base import Encoder, EncoderSettings
+from reveal_core.encoders.base import Encoder, EncoderSettings, reads_prompts
 from reveal_core.errors import UserError
+from reveal_core.extraction.prompts import initial_prompts
 
 if TYPE_CHECKING:
     import torch
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 SHARD = 256
 #: Batches in the model at once, at most: each holds its activations.
 MAX_LANES = 8
+#: Column of images with the text prompt that an encoder reads before it sees the image.
+PROMPT = "prompt"
 
 
 def open_patches(encoder: Encoder, cache_dir: Path) -> ArrayStore:
@@ -53,9 +57,33 @@ def weights_digests(encoder: EncoderSettings, digests: FileDigests) -> dict[str,
     return {f"weights {path.name}": digests.sha256(path) for path in encoder.weights_files()}
 
 
+def with_prompts(images: pl.DataFrame, items: pl.DataFrame, encoder: Encoder) -> pl.DataFrame:
+    """images.parquet with a column ``prompt`` if the encoder reads the items' text prompts, as it is if not.
+
+    Args:
+        items: items.parquet, the same rows; a prompt is empty where the item says nothing.
+    """
+    if not reads_prompts(encoder):
+        return images
+    prompts = pl.Series(PROMPT, initial_prompts(items, encoder.prompt), dtype=pl.String)
+    return images.with_columns(prompts.fill_null(""))
+
+
 def image_keys(images: pl.DataFrame) -> list[str | None]:
-    """The cache's key for each row of images.parquet; None where there is no usable image."""
-    return images.select(pl.when(pl.col("status") == "ok").then(pl.col("sha256"))).to_series().to_list()
+    """The cache's key for each row of images.parquet; None where there is no usable image.
+
+    It is the digest of the image; with a prompt (:func:`with_prompts`) one of the image's digest and the prompt's.
+    """
+    keys = images.select(pl.when(pl.col("status") == "ok").then(pl.col("sha256"))).to_series().to_list()
+    if PROMPT not in images.columns:
+        return keys
+    return [key and _prompted(key, prompt) for key, prompt in zip(keys, images[PROMPT], strict=True)]
+
+
+def _prompted(sha256: str, prompt: str) -> str:
+    """An empty prompt changes nothing: that is the image alone."""
+    digests = bytes.fromhex(sha256) + hashlib.sha256(prompt.encode()).digest()
+    return hashlib.sha256(digests).hexdigest() if prompt else sha256
 
 
 def shard_rows(batch_size: int) -> int:
@@ -78,7 +106,7 @@ def fill_cache(
     Batches never cross shards, so a run that was killed encodes the rest in the same batches as it would have.
 
     Args:
-        images: path, sha256 and status, as in images.parquet.
+        images: path, sha256 and status, as in images.parquet; see :func:`with_prompts`.
         folder: what the paths are relative to.
         workers: processes that decode; 0 = this one.
 
@@ -88,8 +116,7 @@ def fill_cache(
     Raises:
         UserError: when a file is not the one that images.parquet describes, or features are not finite.
     """
-    path_by_key = {key: path for key, path in zip(image_keys(images), images["path"], strict=True) if key is not None}
-    files = [(key, str(Path(str(folder), path_by_key[key]))) for key in store.missing(list(path_by_key))]
+    files, prompts = _todo(store, images, Path(str(folder)))
     rows = shard_rows(batch_size)
     keys: list[str] = []
     parts: list[tuple[Halves, Halves]] = []
@@ -98,7 +125,8 @@ def fill_cache(
         progress.track("encode images", len(files)) as advance,
         ThreadPoolExecutor(1) as writer,
     ):
-        for batch_keys, halves in _encoded(encoder, decoded_batches(files, encoder.preprocess, batch_size, workers)):
+        batches = decoded_batches(files, encoder.preprocess, batch_size, workers)
+        for batch_keys, halves in _encoded(encoder, batches, prompts):
             parts.append(halves)
             keys += batch_keys
             advance(len(batch_keys))
@@ -112,6 +140,16 @@ def fill_cache(
         if keys:
             _write_shard(store, keys, parts)
     return len(files)
+
+
+def _todo(store: ArrayStore, images: pl.DataFrame, folder: Path) -> tuple[list[ImageFile], dict[str, str]]:
+    """The files of what the store lacks, and the prompt of each by its key."""
+    asked = pl.col(PROMPT) if PROMPT in images.columns else pl.lit("")
+    rows = images.select("path", "sha256", asked).iter_rows()
+    row_by_key = {key: row for key, row in zip(image_keys(images), rows, strict=True) if key is not None}
+    todo = [(key, *row_by_key[key]) for key in store.missing(list(row_by_key))]
+    files = [ImageFile(key, sha256, str(folder / path)) for key, path, sha256, _ in todo]
+    return files, {key: prompt for key, _, _, prompt in todo}
 
 
 def half(tensor: torch.Tensor) -> Halves:
@@ -129,7 +167,7 @@ def half(tensor: torch.Tensor) -> Halves:
 
 
 def _encoded(
-    encoder: Encoder, batches: Iterable[tuple[list[str], torch.Tensor]]
+    encoder: Encoder, batches: Iterable[tuple[list[str], torch.Tensor]], prompts: Mapping[str, str]
 ) -> Iterator[tuple[list[str], tuple[Halves, Halves]]]:
     """Keys, tokens and pooled vectors of each batch, in order, a few batches at once.
 
@@ -145,7 +183,7 @@ def _encoded(
     try:
         with ThreadPoolExecutor(lanes, initializer=torch.set_num_threads, initargs=(max(1, cores // lanes),)) as pool:
             for keys, pixels in batches:
-                encoding.append((keys, pool.submit(_encode, encoder, pixels)))
+                encoding.append((keys, pool.submit(_encode, encoder, pixels, [prompts[key] for key in keys])))
                 if len(encoding) > lanes:
                     keys, halves = encoding.popleft()
                     yield keys, halves.result()
@@ -156,8 +194,8 @@ def _encoded(
         torch.set_num_threads(cores)  # each thread has its own number, but what the last one set is the default
 
 
-def _encode(encoder: Encoder, pixels: torch.Tensor) -> tuple[Halves, Halves]:
-    found = encoder.encode_images(pixels)
+def _encode(encoder: Encoder, pixels: torch.Tensor, prompts: Sequence[str]) -> tuple[Halves, Halves]:
+    found = encoder.encode_images(pixels, prompts) if reads_prompts(encoder) else encoder.encode_images(pixels)
     return half(found.tokens_BNE), half(found.pooled_BE)
 
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.files import FileDigests
-from pipeline.patches import filled_patches, image_keys, weights_digests
+from pipeline.patches import filled_patches, image_keys, weights_digests, with_prompts
 from pipeline.shards import ArrayStore
 from pipeline.stage import Report, Stage, Workspace
 from pipeline.text_cache import filled_vectors, text_keys
@@ -32,7 +32,8 @@ BLOCK = 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Encode(Stage):
-    """Writes ``item_features.parquet``; the patches stay in the cache, by the digest of the image's bytes."""
+    """Writes ``item_features.parquet``; the patches stay in the cache, by the digest of the image's bytes (and of the
+    prompt, where the encoder reads one)."""
 
     name: ClassVar[str] = "encode"
     version: ClassVar[int] = 1
@@ -56,8 +57,9 @@ class Encode(Stage):
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         items = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID, *TEXT_FIELDS])
         images = pl.read_parquet(inputs["images"] / "images.parquet", columns=["path", "sha256", "status"])
-        keys = image_keys(images)
         encoder = self.encoder.build(self.tail_blocks)
+        images = with_prompts(images, items, encoder)
+        keys = image_keys(images)
         size = self.encoder.batch_size
         patches, encoded = filled_patches(
             encoder, images, work, folder=self.folder, batch_size=size, workers=self.workers

@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
 
 from reveal_core.config import Config, runtime
 from reveal_core.disk import digest_file
@@ -90,6 +90,22 @@ class Encoder(Protocol):
             text: for each block of the tail of :meth:`cut_texts`, likewise.
         """
         ...
+
+
+class PromptedEncoder(Encoder, Protocol):
+    """An encoder that reads a text prompt of the item before it sees the image: one image has many features."""
+
+    prompt: str
+    """Template of the prompts over an item's fields, as :mod:`reveal_core.extraction.prompts` fills it."""
+
+    def encode_images(self, pixels_B3HW: torch.Tensor, prompts: Sequence[str] | None = None) -> ImageFeatures:
+        """As for every encoder, each image under its prompt; an empty prompt, or none at all, is the image alone."""
+        ...
+
+
+def reads_prompts(encoder: Encoder) -> TypeGuard[PromptedEncoder]:
+    """Whether image features depend on the item's text prompt."""
+    return getattr(encoder, "prompt", None) is not None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ import polars as pl
 import torch
 from PIL import Image
 
-from pipeline.decoding import decoded_batches
+from pipeline.decoding import ImageFile, decoded_batches
 from pipeline.files import FileDigests
 from pipeline.patches import fill_cache, open_patches
 from pipeline.stage import Workspace
@@ -94,13 +94,14 @@ def throughput(root: Path, repeats: int) -> list[dict[str, Any]]:
     for turn in range(repeats):
         part = files[turn * share : (turn + 1) * share]
         named = [(hashlib.sha256(path.read_bytes()).hexdigest(), str(path)) for path in part]
-        decoded = list(decoded_batches(named, encoder.preprocess, batch, 0))
+        given = [ImageFile(sha256, sha256, path) for sha256, path in named]
+        decoded = list(decoded_batches(given, encoder.preprocess, batch, 0))
         store = open_patches(encoder, root / f"cache{turn}")
         images = pl.DataFrame(named, schema=["sha256", "path"], orient="row").with_columns(status=pl.lit("ok"))
         options = {"folder": "/", "batch_size": batch, "workers": WORKERS, "progress": Silent()}
         steps: dict[str, Callable[[], object]] = {
             "forward": lambda decoded=decoded: forward_only(encoder, decoded),
-            "decode": lambda named=named: list(decoded_batches(named, encoder.preprocess, batch, WORKERS)),
+            "decode": lambda given=given: list(decoded_batches(given, encoder.preprocess, batch, WORKERS)),
             "both": functools.partial(fill_cache, encoder, store, images, **options),
         }
         for name, step in steps.items():
