@@ -63,7 +63,7 @@ bench: $(READY) ## How close each part is to its limit, as ratios; also written 
 
 pin: $(READY) ## Pin the newest versions that fit, with hashes
 	@$(UV) pip compile --quiet --universal --python-version 3.10 --generate-hashes --upgrade --no-header \
-	  --extra embedded --extra dev pyproject.toml -o requirements/all.txt
+	  --extra embedded --extra hf --extra dev pyproject.toml -o requirements/all.txt
 	@$(UV) pip compile --quiet --universal --python-version 3.10 --generate-hashes --upgrade --no-header \
 	  requirements/uv.in -o requirements/uv.txt
 

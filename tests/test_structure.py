@@ -73,7 +73,7 @@ def test_the_stage_graph_knows_no_stage_and_no_adapter(name: str) -> None:
 def test_help_stays_light() -> None:
     code = "import sys, cli.main; print(sorted({m.split('.')[0] for m in sys.modules}))"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    heavy = {"torch", "polars", "pyarrow", "pydantic", "yaml", "rich", "numpy", "PIL"}
+    heavy = {"torch", "transformers", "polars", "pyarrow", "pydantic", "yaml", "rich", "numpy", "PIL"}
     assert not heavy & set(ast.literal_eval(loaded))
 
 

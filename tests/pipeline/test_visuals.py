@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,8 +16,11 @@ from PIL import Image
 from pipeline.files import FileDigests
 from pipeline.patches import image_keys, open_patches
 from pipeline.stage import Workspace
+from pipeline.stages.encode import Encode
 from pipeline.visuals import CachedTokens, Visuals
 from reveal_core.controls import control_items
+from reveal_core.encoders import HfVlm
+from reveal_core.encoders.hf_vlm import HfVlmEncoder
 
 
 def cached(visual_shop: Any, tail_blocks: int) -> tuple[Any, list[str | None]]:
@@ -59,3 +65,32 @@ def test_shuffled_tokens_are_those_that_the_control_deals(visual_shop: Any) -> N
     items = np.flatnonzero(own.has)
     assert torch.equal(shown.read(items), own.read(dealt[items]))
     assert np.array_equal(shown.has, own.has)
+
+
+def test_tokens_that_depend_on_prompts_are_found_under_them(
+    visual_shop: Any, tiny_vlm: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Training encodes nothing that the encode stage has encoded, and in an empty cache all of it again."""
+    asked: list[str] = []
+    states = HfVlmEncoder._image_states
+
+    def listening(encoder: HfVlmEncoder, pixels: torch.Tensor, prompts: list[str]) -> torch.Tensor:
+        asked.extend(filter(None, prompts))
+        return states(encoder, pixels, prompts)
+
+    monkeypatch.setattr(HfVlmEncoder, "_image_states", listening)
+    encoder = HfVlm(model=str(tiny_vlm("gemma3")), prompt="{title}", device="cpu")
+    photos = str(visual_shop.root / "photos")
+    encoded, _ = visual_shop.run(Encode(encoder=encoder, folder=photos, workers=0), "encode-vlm")
+    titles = pl.read_parquet(visual_shop.inputs["ingest"] / "items.parquet")["title"].to_list()
+    expected = sorted(title for title in titles[:14] if title)
+    assert sorted(asked) == expected
+    settings = visual_shop.extraction("both", tail_blocks=0)
+    stage = replace(visual_shop.stage(settings), encoder=encoder)
+    inputs = {**visual_shop.inputs, "encode": encoded}
+    asked.clear()
+    out, _ = visual_shop.run(stage, "train-vlm", inputs=inputs)
+    assert asked == []
+    again, _ = visual_shop.run(stage, "train-vlm-empty", inputs=inputs, cache=visual_shop.root / "empty")
+    assert sorted(asked) == expected
+    assert visual_shop.contents(out) == visual_shop.contents(again)

