@@ -19,6 +19,7 @@ from pipeline.stage import Progress, Workspace
 from reveal_core.encoders.base import Encoder, EncoderSettings, reads_prompts
 from reveal_core.errors import UserError
 from reveal_core.extraction.prompts import initial_prompts
+from reveal_core.texts import TEXT_FIELDS
 
 if TYPE_CHECKING:
     import torch
@@ -57,14 +58,16 @@ def weights_digests(encoder: EncoderSettings, digests: FileDigests) -> dict[str,
     return {f"weights {path.name}": digests.sha256(path) for path in encoder.weights_files()}
 
 
-def with_prompts(images: pl.DataFrame, items: pl.DataFrame, encoder: Encoder) -> pl.DataFrame:
-    """images.parquet with a column ``prompt`` if the encoder reads the items' text prompts, as it is if not.
+def read_images(inputs: Mapping[str, Path], encoder: Encoder) -> pl.DataFrame:
+    """images.parquet, with a column ``prompt`` if the encoder reads the items' text prompts: empty = nothing to say.
 
     Args:
-        items: items.parquet, the same rows; a prompt is empty where the item says nothing.
+        inputs: the folders of ``ingest`` and ``images``, whose tables have the same rows.
     """
+    images = pl.read_parquet(inputs["images"] / "images.parquet", columns=["path", "sha256", "status"])
     if not reads_prompts(encoder):
         return images
+    items = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=list(TEXT_FIELDS))
     prompts = pl.Series(PROMPT, initial_prompts(items, encoder.prompt), dtype=pl.String)
     return images.with_columns(prompts.fill_null(""))
 
@@ -72,7 +75,7 @@ def with_prompts(images: pl.DataFrame, items: pl.DataFrame, encoder: Encoder) ->
 def image_keys(images: pl.DataFrame) -> list[str | None]:
     """The cache's key for each row of images.parquet; None where there is no usable image.
 
-    It is the digest of the image; with a prompt (:func:`with_prompts`) one of the image's digest and the prompt's.
+    It is the digest of the image; with a prompt (:func:`read_images`) one of the image's digest and the prompt's.
     """
     keys = images.select(pl.when(pl.col("status") == "ok").then(pl.col("sha256"))).to_series().to_list()
     if PROMPT not in images.columns:
@@ -106,7 +109,7 @@ def fill_cache(
     Batches never cross shards, so a run that was killed encodes the rest in the same batches as it would have.
 
     Args:
-        images: path, sha256 and status, as in images.parquet; see :func:`with_prompts`.
+        images: path, sha256 and status, as in images.parquet, and perhaps prompt; see :func:`read_images`.
         folder: what the paths are relative to.
         workers: processes that decode; 0 = this one.
 

@@ -14,7 +14,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
-from pipeline.patches import filled_patches, image_keys
+from pipeline.patches import filled_patches, image_keys, read_images
 from pipeline.shards import ArrayStore
 from pipeline.stage import Workspace
 from pipeline.text_cache import filled_tokens, filled_vectors, text_keys
@@ -127,7 +127,7 @@ class TowerBuilder:
         return tunable
 
     def _images(self, encoder: Encoder, inputs: Mapping[str, Path], work: Workspace) -> tuple[Tower, ItemSource]:
-        images = pl.read_parquet(inputs["images"] / "images.parquet")
+        images = read_images(inputs, encoder)
         size, keys = self.encoder.batch_size, [None, *image_keys(images)]
         store, _ = filled_patches(encoder, images, work, folder=self.folder, batch_size=size, workers=self.workers)
         rows = CachedRows(store, keys, ("patches",))

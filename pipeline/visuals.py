@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from pipeline.patches import filled_patches, image_keys, with_prompts
+from pipeline.patches import filled_patches, image_keys, read_images
 from pipeline.shards import ArrayStore
 from pipeline.stage import Workspace
 from reveal_core.balance.avl import Avl
@@ -77,9 +77,9 @@ class Visuals:
     ) -> Alternation:
         """The alternation, ready for its first round: its extractor has the units of what it sees now."""
         items = pl.read_parquet(inputs["ingest"] / "items.parquet")
-        images = pl.read_parquet(inputs["images"] / "images.parquet")
         encoder = self.encoder.build(self.extraction.tail_blocks)
-        tokens = self._tokens(encoder, with_prompts(images, items, encoder), work)
+        images = read_images(inputs, encoder)
+        tokens = self._tokens(encoder, images, work)
         book = self._book(encoder, items) if self.extraction.reads_text else None
         texts_NT = None if book is None else book.vectors_NT
         extractor = self._extractor(encoder, tokens, 0 if texts_NT is None else texts_NT.shape[1]).to(device)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,23 @@ def tiny_vlm(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return path
 
     return folder
+
+
+@pytest.fixture
+def changed_vlm(tiny_vlm: Callable[[str], Path], tmp_path: Path) -> Callable[..., Path]:
+    """A copy of a family's model under another name, with these files in it; None = without the file."""
+
+    def copy(family: str, name: str, files: Mapping[str, str | bytes | None]) -> Path:
+        folder = tmp_path / name
+        shutil.copytree(tiny_vlm(family), folder)
+        for file, content in files.items():
+            if content is None:
+                (folder / file).unlink()
+            else:
+                (folder / file).write_bytes(content.encode() if isinstance(content, str) else content)
+        return folder
+
+    return copy
 
 
 #: Of the language model, in every family.

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.files import FileDigests
-from pipeline.patches import filled_patches, image_keys, weights_digests, with_prompts
+from pipeline.patches import filled_patches, image_keys, read_images, weights_digests
 from pipeline.shards import ArrayStore
 from pipeline.stage import Report, Stage, Workspace
 from pipeline.text_cache import filled_vectors, text_keys
@@ -56,9 +56,8 @@ class Encode(Stage):
 
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         items = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID, *TEXT_FIELDS])
-        images = pl.read_parquet(inputs["images"] / "images.parquet", columns=["path", "sha256", "status"])
         encoder = self.encoder.build(self.tail_blocks)
-        images = with_prompts(images, items, encoder)
+        images = read_images(inputs, encoder)
         keys = image_keys(images)
         size = self.encoder.batch_size
         patches, encoded = filled_patches(

@@ -18,7 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from reveal_core.devices import resolve_device
-from reveal_core.encoders.base import STORED_DTYPE, Encoder, EncoderSettings, ImageFeatures, as_patches
+from reveal_core.encoders.base import (
+    STORED_DTYPE,
+    Encoder,
+    EncoderSettings,
+    ImageFeatures,
+    as_patches,
+    no_text_tail,
+)
 from reveal_core.errors import UserError, first_reason
 from reveal_core.extraction.prompts import check_template
 from reveal_core.hub import Quantization, digest, download, load, local_folder, model_files
@@ -26,6 +33,9 @@ from reveal_core.images import Preprocess
 
 if TYPE_CHECKING:
     import torch
+
+    from reveal_core.encoders.base import BlockTensors
+    from reveal_core.text_tail import TextCut
 
 #: Pixels of a side where a model takes images of any size: 16 x 16 patches of Qwen2.5-VL, 14 x 14 of Qwen3-VL.
 _ANY_SIZE = 448
@@ -129,6 +139,17 @@ class HfVlmEncoder:
 
         size = self._batch_size
         return torch.cat([self._mean_states(texts[at : at + size]) for at in range(0, len(texts), size)])
+
+    def cut_texts(self, num_blocks: int | None) -> TextCut:
+        from reveal_core.text_tail import TextCut
+
+        if num_blocks:
+            raise no_text_tail()
+        return TextCut.none()
+
+    def whole_towers(self, image: BlockTensors, text: BlockTensors) -> dict[str, dict[str, torch.Tensor]]:
+        """None: there is no block to be tuned."""
+        return {}
 
     def _image_states(self, pixels_B3HW: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         """(B, N, E) float32, row by row from the top left."""

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.patches import fill_cache, half, image_keys, open_patches, shard_rows, with_prompts
+from pipeline.patches import fill_cache, half, image_keys, open_patches, read_images, shard_rows
 from pipeline.shards import ArrayStore
 from reveal_core.encoders import Fake
 from reveal_core.encoders.base import Encoder
@@ -58,20 +58,22 @@ def test_keys_are_the_digests_of_usable_images(photos: pl.DataFrame) -> None:
     assert image_keys(photos.clear()) == []
 
 
-def test_only_an_encoder_that_reads_prompts_makes_them_part_of_the_key(photos: pl.DataFrame) -> None:
+def test_only_an_encoder_that_reads_prompts_makes_them_part_of_the_key(photos: pl.DataFrame, tmp_path: Path) -> None:
     """Keys of other encoders stay what they were: a cache may have cost days."""
-    assert with_prompts(photos, pl.DataFrame(), Fake().build()) is photos
-    reader: Any = Fake().build()
-    reader.prompt = "{title}"
-    names = ("title", "brand", "category", "description")
     titles = [None, "b", "c", "c", "e", "f", "g", "h", "i", "j", "k"]
+    names = ("title", "brand", "category", "description")
     items = pl.DataFrame({name: titles if name == "title" else [None] * 11 for name in names})
-    before, keys = image_keys(photos), image_keys(with_prompts(photos, items, reader))
+    inputs = {"images": tmp_path, "ingest": tmp_path}
+    photos.write_parquet(tmp_path / "images.parquet")
+    items.write_parquet(tmp_path / "items.parquet")
+    reader: Any = Fake().build()
+    assert image_keys(read_images(inputs, reader)) == (before := image_keys(photos))
+    reader.prompt = "{title}"
+    keys = image_keys(read_images(inputs, reader))
     assert keys[0] == before[0], "nothing to say: the image alone"
     assert (before[2], keys[2]) == (before[3], keys[3]), "one image, one prompt"
     assert [row for row, key in enumerate(keys) if key is None] == [5, 7]
-    known = [key for row, key in enumerate(keys) if row not in (0, 5, 7)]
-    assert not set(known) & set(before)
+    assert not {key for row, key in enumerate(keys) if row not in (0, 5, 7)} & set(before)
     text = hashlib.sha256(b"b").digest()
     assert keys[1] == hashlib.sha256(bytes.fromhex(str(before[1])) + text).hexdigest()
 

@@ -17,10 +17,12 @@ from pipeline.files import FileDigests
 from pipeline.patches import image_keys, open_patches
 from pipeline.stage import Workspace
 from pipeline.stages.encode import Encode
+from pipeline.tower_sources import TowerBuilder
 from pipeline.visuals import CachedTokens, Visuals
 from reveal_core.controls import control_items
 from reveal_core.encoders import HfVlm
 from reveal_core.encoders.hf_vlm import HfVlmEncoder
+from reveal_core.tuning.config import TuningConfig
 
 
 def cached(visual_shop: Any, tail_blocks: int) -> tuple[Any, list[str | None]]:
@@ -67,30 +69,44 @@ def test_shuffled_tokens_are_those_that_the_control_deals(visual_shop: Any) -> N
     assert np.array_equal(shown.has, own.has)
 
 
-def test_tokens_that_depend_on_prompts_are_found_under_them(
-    visual_shop: Any, tiny_vlm: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Training encodes nothing that the encode stage has encoded, and in an empty cache all of it again."""
-    asked: list[str] = []
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The prompts under which a vision-language model encodes pictures, sorted; its black probe is none."""
+    prompts_so_far: list[str] = []
     states = HfVlmEncoder._image_states
 
     def listening(encoder: HfVlmEncoder, pixels: torch.Tensor, prompts: list[str]) -> torch.Tensor:
-        asked.extend(filter(None, prompts))
+        if pixels.any():
+            prompts_so_far.extend(prompts)
+            prompts_so_far.sort()
         return states(encoder, pixels, prompts)
 
     monkeypatch.setattr(HfVlmEncoder, "_image_states", listening)
+    return prompts_so_far
+
+
+def test_tokens_that_depend_on_prompts_are_found_under_them(
+    visual_shop: Any, tiny_vlm: Callable[[str], Path], asked: list[str], tmp_path: Path
+) -> None:
+    """Learned extraction and tuning encode nothing that the encode stage has encoded; in an empty cache, all again."""
     encoder = HfVlm(model=str(tiny_vlm("gemma3")), prompt="{title}", device="cpu")
     photos = str(visual_shop.root / "photos")
     encoded, _ = visual_shop.run(Encode(encoder=encoder, folder=photos, workers=0), "encode-vlm")
     titles = pl.read_parquet(visual_shop.inputs["ingest"] / "items.parquet")["title"].to_list()
-    expected = sorted(title for title in titles[:14] if title)
-    assert sorted(asked) == expected
-    settings = visual_shop.extraction("both", tail_blocks=0)
-    stage = replace(visual_shop.stage(settings), encoder=encoder)
-    inputs = {**visual_shop.inputs, "encode": encoded}
-    asked.clear()
-    out, _ = visual_shop.run(stage, "train-vlm", inputs=inputs)
-    assert asked == []
-    again, _ = visual_shop.run(stage, "train-vlm-empty", inputs=inputs, cache=visual_shop.root / "empty")
-    assert sorted(asked) == expected
-    assert visual_shop.contents(out) == visual_shop.contents(again)
+    everything = sorted(title or "" for title in titles[:14])
+    assert asked == everything
+    stage = replace(visual_shop.stage(visual_shop.extraction("both", tail_blocks=0)), encoder=encoder)
+    tuning = TowerBuilder(TuningConfig(mode="prompts"), encoder, photos, 0)
+    inputs, written = {**visual_shop.inputs, "encode": encoded}, []
+    for name, expected in (("cache", []), ("empty", everything)):
+        asked.clear()
+        out, _ = visual_shop.run(stage, f"train-vlm-{name}", inputs=inputs, cache=visual_shop.root / name)
+        written.append(visual_shop.contents(out))
+        assert asked == expected
+        asked.clear()
+        cache = visual_shop.root / "cache" if name == "cache" else tmp_path
+        work = Workspace(tmp_path, tmp_path, cache, FileDigests(tmp_path / "d.sqlite"), visual_shop.recorder())
+        tunable = tuning.build(("image", "text"), inputs, work)
+        assert asked == expected
+        assert tunable.described() == {"image": {"adapter": True}, "text": {"adapter": True}}
+    assert written[0] == written[1]

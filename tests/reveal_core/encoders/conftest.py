@@ -79,7 +79,7 @@ def depth() -> dict[type[EncoderSettings], int]:
 @pytest.fixture(scope="session")
 def text_depth() -> dict[type[EncoderSettings], int]:
     """Likewise for the text tower: 0 = it cannot be cut, or there is none."""
-    return {OpenClip: 1, Embedded: 6, Timm: 0, Fake: 1}
+    return {OpenClip: 1, Embedded: 6, Timm: 0, HfVlm: 0, Fake: 1}
 
 
 @pytest.fixture(scope="session")

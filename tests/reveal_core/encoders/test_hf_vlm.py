@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import json
-import shutil
+import re
 import subprocess
 import sys
 import threading
@@ -19,12 +18,11 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reveal_core.encoders import HfVlm
+from reveal_core.encoders.hf_vlm import HfVlmEncoder
 from reveal_core.errors import UserError
-from reveal_core.hub import load
 
 pytestmark = pytest.mark.skipif(not importlib.util.find_spec("transformers"), reason="the hf extra is not installed")
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "gemma3", "internvl")
@@ -127,16 +125,6 @@ def test_behind_the_image_no_prompt_could_move_its_tokens(
     torch.testing.assert_close(behind[0], behind[1], rtol=1e-5, atol=1e-6)
 
 
-def changed(folder: Path, tmp_path: Path, **files: Any) -> Path:
-    """A copy of the model with these files in it; None = without."""
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
-    for name, content in files.items():
-        path = copy / name.replace("__", ".")
-        path.unlink() if content is None else path.write_text(content)
-    return copy
-
-
 IMAGE_FIRST = """{% for m in messages %}{% for part in m.content if part.type == 'image' %}IMAGE{% endfor %}
 {% for part in m.content if part.type == 'text' %}{{ part.text }}{% endfor %}{% endfor %}"""
 
@@ -144,10 +132,10 @@ IMAGE_FIRST = """{% for m in messages %}{% for part in m.content if part.type ==
 @pytest.mark.parametrize(("family", "image"), [("qwen2_5_vl", "<|image_pad|>"), ("gemma3", "<start_of_image>")])
 @pytest.mark.parametrize("template", [IMAGE_FIRST, None], ids=["images come first", "no chats"])
 def test_a_chat_that_would_put_the_prompt_behind_the_image_is_not_held(
-    family: str, image: str, template: str | None, tiny_vlm: Callable[[str], Path], tmp_path: Path
+    family: str, image: str, template: str | None, changed_vlm: Callable[..., Path]
 ) -> None:
     chat = None if template is None else template.replace("IMAGE", image)
-    folder = changed(tiny_vlm(family), tmp_path, chat_template__jinja=chat)
+    folder = changed_vlm(family, "copy", {"chat_template.jinja": chat})
     encoder = config(folder, prompt="{title}").build()
     found = encoder.encode_images(pixels(1).expand(3, -1, -1, -1), ["a red dress", "blue jeans", ""]).tokens_BNE
     for other in found[1:]:
@@ -235,18 +223,18 @@ def test_tokens_may_be_kept_as_means_of_parts_of_the_image(
 def test_the_size_is_the_models_own_unless_it_takes_any(
     family: str, size: int, tiny_vlm: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from reveal_core.encoders.hf_vlm import HfVlmEncoder
-
     monkeypatch.setattr(HfVlmEncoder, "_probe", lambda self: (self.preprocess.size[0] // 8, 32))
     encoder = config(tiny_vlm(family), image_size=None).build()
     assert (encoder.preprocess.size, encoder.grid) == ((size, size), (size // 8, size // 8))
     assert encoder.preprocess.resize_mode == "squash"
 
 
-def test_preprocessing_is_that_of_the_models_processor(tiny_vlm: Callable[[str], Path], tmp_path: Path) -> None:
+def test_preprocessing_is_that_of_the_models_processor(
+    tiny_vlm: Callable[[str], Path], changed_vlm: Callable[..., Path]
+) -> None:
     content = json.loads((tiny_vlm("gemma3") / "processor_config.json").read_text())
     content["image_processor"] |= {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
-    folder = changed(tiny_vlm("gemma3"), tmp_path, processor_config__json=json.dumps(content))
+    folder = changed_vlm("gemma3", "copy", {"processor_config.json": json.dumps(content)})
     own, other = config(tiny_vlm("gemma3")).build(), config(folder).build()
     assert (own.preprocess.mean, own.preprocess.interpolation) == ((0.5, 0.5, 0.5), "bilinear")
     assert (other.preprocess.mean, other.preprocess.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
@@ -255,16 +243,27 @@ def test_preprocessing_is_that_of_the_models_processor(tiny_vlm: Callable[[str],
     assert difference.abs().max() > 0.01
 
 
-def test_the_fingerprint_follows_the_files_and_not_their_place(tiny_vlm: Callable[[str], Path], tmp_path: Path) -> None:
-    folder = tiny_vlm("gemma3")
-    same, template = (changed(folder, tmp_path / name, **{"README__md": "hello"}) for name in ("same", "template"))
-    (template / "chat_template.jinja").write_text("{{ bos_token }}" + (folder / "chat_template.jinja").read_text())
-    one = config(folder).build()
+def test_the_fingerprint_follows_the_files_and_not_their_place(
+    tiny_vlm: Callable[[str], Path], changed_vlm: Callable[..., Path]
+) -> None:
+    chat = "{{ bos_token }}" + (tiny_vlm("gemma3") / "chat_template.jinja").read_text()
+    same = changed_vlm("gemma3", "same", {"README.md": "hello"})
+    other = changed_vlm("gemma3", "other", {"chat_template.jinja": chat})
+    one = config(tiny_vlm("gemma3")).build()
     assert config(same).build().image_fingerprint == one.image_fingerprint
-    assert config(template).build().image_fingerprint != one.image_fingerprint
-    names = {path.name for path in config(folder).weights_files()}
+    assert config(other).build().image_fingerprint != one.image_fingerprint
+    names = {path.name for path in config(same).weights_files()}
     assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= names
     assert HfVlm(model="google/gemma-3-4b-it").weights_files() == ()
+
+
+def test_a_downloaded_model_is_the_same_as_a_local_one(
+    tiny_vlm: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(tiny_vlm("gemma3")))
+    hub, local = config("google/gemma-3-4b-it").build(), config(tiny_vlm("gemma3")).build()
+    assert hub.image_fingerprint == local.image_fingerprint
+    assert torch.equal(hub.encode_images(pixels()).tokens_BNE, local.encode_images(pixels()).tokens_BNE)
 
 
 @pytest.mark.parametrize(
@@ -282,117 +281,28 @@ def test_settings_that_cannot_be(options: dict[str, Any], words: str) -> None:
         HfVlm(model="x", **options)
 
 
-def refused(mistaken: HfVlm, words: str) -> None:
-    with pytest.raises(UserError) as raised:
-        mistaken.build()
-    assert words in str(raised.value)
-    assert "\n" not in str(raised.value)
-    assert len(str(raised.value)) < 600
-
-
-def test_every_loading_error_is_one_clear_line(
-    tiny_vlm: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tiny_vlm("gemma3")
-    settings = json.loads((folder / "config.json").read_text())
-    text_only = json.dumps(settings["text_config"])
-    deeper = json.dumps(settings | {"text_config": settings["text_config"] | {"hidden_size": 64}})
-    state = load_file(folder / "model.safetensors")
-    lacking = changed(folder, tmp_path / "lacking")
-    save_file(
-        {name: tensor for name, tensor in state.items() if "layers.1.mlp" not in name},
-        lacking / "model.safetensors",
-        {"format": "pt"},
-    )
-    truncated = changed(folder, tmp_path / "truncated")
-    (truncated / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
-    (tmp_path / "empty").mkdir()
-    refused(config(tmp_path / "nowhere" / "at" / "all"), "no such folder")
-    refused(config(tmp_path / "empty"), "empty cannot be loaded")
-    refused(
-        config(changed(folder, tmp_path / "text", config__json=text_only)), "gemma3_text is no vision-language model"
-    )
-    refused(config(changed(folder, tmp_path / "json", config__json="{")), "copy cannot be loaded")
-    refused(config(changed(folder, tmp_path / "shape", config__json=deeper)), "copy cannot be loaded")
-    refused(config(changed(folder, tmp_path / "without", model__safetensors=None)), "model.safetensors")
-    refused(config(lacking), "weights are missing (first: language_model.layers.1.mlp.")
-    refused(config(truncated), "copy cannot be loaded")
-    refused(
-        config(
-            changed(
-                folder,
-                tmp_path / "mute",
-                processor_config__json=None,
-                tokenizer__json=None,
-                tokenizer_config__json=None,
-            )
-        ),
-        "copy cannot be loaded",
-    )
-    refused(config(folder, layer=4), "encoder.layer: there are not 4 layers in the language model (use 3 at most)")
-    refused(
-        config(folder, grid=5), "encoder.grid: 5 rows of patches, but an image has 4 rows of tokens (use 4 at most)"
-    )
-    refused(config(folder, image_size=40), "encoder.image_size: the model takes no image of 40 x 40 pixels")
-    refused(config(tiny_vlm("qwen2_5_vl"), image_size=36), "encoder.image_size: the model takes no image of 36 x 36")
-    refused(config(folder, quantization="int4"), "encoder.quantization: quantised weights need a GPU (use none)")
-
-
-def test_a_model_of_another_build_is_refused(tiny_vlm: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from reveal_core.encoders.hf_vlm import HfVlmEncoder
-
-    with monkeypatch.context() as patched:
-        patched.setattr("transformers.AutoProcessor.from_pretrained", lambda *_, **__: object())
-        refused(config(tiny_vlm("gemma3")), "gemma3 is built in another way: no image_processor")
-    monkeypatch.setattr(HfVlmEncoder, "_image_states", lambda *_: torch.zeros(1, 12, 32))
-    refused(config(tiny_vlm("gemma3")), "the model makes 12 tokens of a square image, which are no square")
-
-
-def test_code_that_comes_with_a_model_is_never_run(tiny_vlm: Callable[[str], Path], tmp_path: Path) -> None:
-    settings = json.loads((tiny_vlm("gemma3") / "config.json").read_text())
-    own = settings | {"model_type": "own", "auto_map": {"AutoConfig": "evil.Evil", "AutoModel": "evil.Evil"}}
-    code = f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n"
-    refused(
-        config(changed(tiny_vlm("gemma3"), tmp_path, config__json=json.dumps(own), evil__py=code)), "cannot be loaded"
-    )
-    assert not (tmp_path / "ran").exists()
-
-
-@pytest.mark.parametrize("reason", ["[Errno -2] Name or service not known\nmore", "401 Client Error"])
-def test_a_model_that_cannot_be_downloaded(reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def offline(name: str, **_: Any) -> str:
-        assert name == "google/gemma-3-4b-it"
-        raise OSError(reason)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", offline)
-    refused(config("google/gemma-3-4b-it"), f"cannot be downloaded: {reason.splitlines()[0]} (check the name")
-
-
-def test_a_downloaded_model_is_the_same_as_a_local_one(
-    tiny_vlm: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, **_: str(tiny_vlm("gemma3")))
-    hub, local = config("google/gemma-3-4b-it").build(), config(tiny_vlm("gemma3")).build()
-    assert hub.image_fingerprint == local.image_fingerprint
-    assert torch.equal(hub.encode_images(pixels()).tokens_BNE, local.encode_images(pixels()).tokens_BNE)
-
-
 @pytest.mark.parametrize(
-    ("package", "extra"),
-    [("transformers", "hf"), ("bitsandbytes", "quantization"), ("accelerate", "quantization")],
+    ("family", "options", "words"),
+    [
+        ("gemma3", {"layer": 4}, "encoder.layer: there are not 4 layers in the language model (use 3 at most)"),
+        ("gemma3", {"grid": 5}, "encoder.grid: 5 rows of patches, but an image has 4 rows of tokens (use 4 at most)"),
+        ("gemma3", {"image_size": 40}, "encoder.image_size: the model takes no image of 40 x 40 pixels"),
+        ("qwen2_5_vl", {"image_size": 36}, "encoder.image_size: the model takes no image of 36 x 36 pixels"),
+        ("gemma3", {"quantization": "int4"}, "encoder.quantization: quantised weights need a GPU (use none)"),
+    ],
 )
-def test_a_missing_package_is_one_clear_line(
-    package: str, extra: str, tiny_vlm: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+def test_what_does_not_fit_the_model_is_one_clear_line(
+    family: str, options: dict[str, Any], words: str, tiny_vlm: Callable[[str], Path]
 ) -> None:
-    there = {"bitsandbytes", "accelerate", "transformers"} - {package}
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in there or None)
-    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda: True)
-    if package == "transformers":
-        mistaken: Callable[[], object] = config(tiny_vlm("gemma3")).weights_files
-    else:
-        mistaken = functools.partial(load, tiny_vlm("gemma3"), torch.device("cuda"), "int8")
-    with pytest.raises(UserError, match=rf"the package {package} is not installed.*reveal-recsys\[{extra}\]"):
-        mistaken()
+    with pytest.raises(UserError, match=re.escape(words)) as raised:
+        config(tiny_vlm(family), **options).build()
+    assert "\n" not in str(raised.value)
+
+
+def test_image_tokens_that_are_no_square(tiny_vlm: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(HfVlmEncoder, "_image_states", lambda *_: torch.zeros(1, 12, 32))
+    with pytest.raises(UserError, match="the model makes 12 tokens of a square image, which are no square"):
+        config(tiny_vlm("gemma3")).build()
 
 
 def test_the_registry_of_encoders_does_not_import_the_library() -> None:
