@@ -22,12 +22,23 @@ MEASURE_EVERY = 10
 def make_optimizer(
     model: SequenceRecommender, lr: float, content_lr_scale: float, weight_decay: float
 ) -> torch.optim.Optimizer:
-    """AdamW with a group for each owner of parameters, named in it."""
+    """AdamW with groups that name the owner of their parameters.
+
+    A content modality has two where a backbone has parameters for it: the scaled rate is that of the projection alone,
+    a step of which moves every item.
+    """
+    projections = {
+        id(parameter)
+        for name, part in model.tower.parts.items()
+        if name in ("text", "image")
+        for parameter in part.parameters()
+    }
     groups = []
     for owner, parameters in model.parameters_by_modality().items():
-        if parameters:
-            scale = content_lr_scale if owner in ("text", "image") else 1.0
-            groups.append({"params": parameters, "lr": lr * scale, "owner": owner})
+        for scale, projects in ((content_lr_scale, True), (1.0, False)):
+            mine = [parameter for parameter in parameters if (id(parameter) in projections) == projects]
+            if mine:
+                groups.append({"params": mine, "lr": lr * scale, "owner": owner})
     return torch.optim.AdamW(groups, weight_decay=weight_decay)
 
 
@@ -127,13 +138,15 @@ class Learner:
 
     def _measured_step(self) -> dict[str, float]:
         """A step, and the norms of each owner's gradients (before their factor) and of what it changed."""
-        groups = self.optimizer.param_groups
-        before = [[parameter.detach().clone() for parameter in group["params"]] for group in groups]
-        norms = {f"gradient/{group['owner']}": _norm(_gradients(group["params"])) for group in groups}
+        owners: dict[str, list[nn.Parameter]] = {}
+        for group in self.optimizer.param_groups:
+            owners.setdefault(group["owner"], []).extend(group["params"])
+        before = {owner: [one.detach().clone() for one in owned] for owner, owned in owners.items()}
+        norms = {f"gradient/{owner}": _norm(_gradients(owned)) for owner, owned in owners.items()}
         self._step()
-        for group, old in zip(groups, before, strict=True):
-            now = [parameter.detach() for parameter in group["params"]]
-            norms[f"update/{group['owner']}"] = _norm([a - b for a, b in zip(now, old, strict=True)])
+        for owner, owned in owners.items():
+            changes = [one.detach() - old for one, old in zip(owned, before[owner], strict=True)]
+            norms[f"update/{owner}"] = _norm(changes)
         return {name: float(norm) for name, norm in norms.items()}
 
 

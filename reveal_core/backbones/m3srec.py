@@ -47,6 +47,12 @@ class M3SRec(TransformerConfig, BackboneSettings):
     """Experts for each modality and for all, then Wasserstein attention over Gaussians."""
 
     kind: Literal["m3srec"] = "m3srec"
+    num_layers: int = 1
+    """Attention blocks."""
+    num_heads: int = 4
+    """Attention heads; must divide the model's hidden_dim."""
+    dropout: float = 0.4
+    """Probability, on the inputs, the attention weights and each block's outputs."""
     num_shared_experts: int = 2
     """Experts that see all modalities at once."""
     num_modality_experts: int = 4

@@ -93,3 +93,24 @@ def test_it_ranks_without_any_of_its_modalities(model: SequenceRecommender) -> N
     for target, history, rank, shown in zip(cases().targets, cases().histories.lengths, whole, lists, strict=True):
         assert shown.tolist().index(target) + 1 == rank
         assert (shown > 0).sum() == N - history
+
+
+def test_the_rate_of_content_is_that_of_the_projections_alone(model: SequenceRecommender) -> None:
+    """A backbone's own parameters for a modality learn at the full rate, and AVL scales them all the same."""
+    owners = {id(one): owner for owner, owned in model.parameters_by_modality().items() for one in owned}
+    groups = make_optimizer(model, 1.0, 0.1, 0.0).param_groups
+    found = {id(one): (group["owner"], group["lr"]) for group in groups for one in group["params"]}
+    assert sum(len(group["params"]) for group in groups) == len(found) == len(owners)
+    for name, parameter in model.named_parameters():
+        projects = name.startswith(("tower.parts.text.", "tower.parts.image."))
+        assert found[id(parameter)] == (owners[id(parameter)], 0.1 if projects else 1.0), name
+
+
+def test_what_is_measured_of_a_modality_is_all_that_serves_it(model: SequenceRecommender) -> None:
+    before = {id(one): one.detach().clone() for one in model.parameters()}
+    learner = Learner(make_optimizer(model, 1e-2, 0.1, 0.0), None)
+    update = train_step(model, learner, batch(), seed=0, number=0)
+    for owner, owned in model.parameters_by_modality().items():
+        if owned:
+            moved = torch.cat([(one.detach() - before[id(one)]).flatten() for one in owned]).norm()
+            assert update.measured[f"update/{owner}"] == pytest.approx(moved.item(), rel=1e-4)
