@@ -69,9 +69,9 @@ def print_metrics(console: Console, metrics: Mapping[str, Any]) -> None:
     for name, parts in metrics["without"].items():
         _add_row(table, f"model w/o {name}", users, parts["test"], shown)
     if "direct" in metrics:
-        _add_row(table, "direct ranking", users, metrics["direct"]["test"], shown)
+        _add_row(table, "direct", users, metrics["direct"]["test"], shown)
         for name, parts in metrics["direct"]["alone"].items():
-            _add_row(table, f"direct, {name} alone", users, parts["test"], shown)
+            _add_row(table, f"direct, {name}", users, parts["test"], shown)
     for name, row in metrics["baselines"].items():
         _add_row(table, name, users, row, shown)
     table.add_section()

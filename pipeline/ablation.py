@@ -153,6 +153,7 @@ def _costs(attempt: Success) -> dict[str, float | None]:
     seconds, epochs = train.report["seconds"], train.report["epochs"]
     return {
         "train": train.seconds,
+        "tune": sum(receipt.seconds for status, receipt in attempt.stages if status.stage == "tune") or None,
         "train_per_epoch": seconds / epochs if epochs else None,
         "train_epochs": epochs,
         "train_peak_bytes": train.report.get("peak_memory_bytes"),
@@ -219,7 +220,7 @@ def _directly(runs: Sequence[Finished]) -> Json:
     return {part: _summaries([metrics[part] for metrics in found]) for part in ("test", "valid") if found}
 
 
-_SECONDS = ("train", "train_per_epoch", "evaluate")
+_SECONDS = ("train", "train_per_epoch", "tune", "evaluate")
 
 
 def _summaries(rows: Sequence[Mapping[str, float | None]]) -> Json:

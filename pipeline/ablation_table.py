@@ -13,7 +13,7 @@ def table(result: Json) -> tuple[list[str], list[list[str]]]:
     variants = result["variants"]
     cold = sorted({name for v in variants.values() for name, row in v["cold"].items() if any(row["n"]["values"])})
     memory = any(v["train_peak_bytes"]["mean"] for v in variants.values())
-    direct = ["direct"] if any(v["direct"] for v in variants.values()) else []
+    direct = ["direct", "tune s"] if any(v["direct"] for v in variants.values()) else []
     memory_column = ["MiB"] if memory else []
     columns = [result["metric"], "seeds", "test", "gain", "p", *cold, "valid", *direct, "train s", *memory_column]
     return columns, [_row(name, result, cold, bool(direct), memory) for name in variants]
@@ -31,8 +31,8 @@ def _row(name: str, result: Json, cold: Sequence[str], direct: bool, memory: boo
         format_p(test.get(metric)),
         *(_mean(variant["cold"].get(part, {}).get(metric)) for part in cold),
         _mean(variant["valid"].get(metric)),
-        *([_spread(variant["direct"].get("test", {}).get(metric))] if direct else []),
-        _mean(variant["seconds"].get("train"), digits=1),
+        *([_spread(variant["direct"].get("test", {}).get(metric)), _seconds(variant, "tune")] if direct else []),
+        _seconds(variant, "train"),
         *([f"{peak / 2**20:,.0f}" if peak else "-"] if memory else []),
     ]
 
@@ -45,6 +45,10 @@ def _seeds(variant: Json, asked: int) -> str:
 
 def _mean(number: Json | None, digits: int = 4) -> str:
     return "-" if number is None or number["mean"] is None else f"{number['mean']:.{digits}f}"
+
+
+def _seconds(variant: Json, stage: str) -> str:
+    return _mean(variant["seconds"].get(stage), digits=1)
 
 
 def _spread(number: Json | None) -> str:

@@ -43,6 +43,17 @@ def test_a_model_is_shown_without_each_of_its_modalities() -> None:
     ]
 
 
+def test_direct_ranking_stands_beside_the_model() -> None:
+    alone = {name: {"test": {"ndcg@10": level}} for name, level in (("text", 0.1), ("image", 0.2))}
+    lines = printed(metrics(direct={"test": {"ndcg@10": 0.3}, "alone": alone}))
+    assert lines[lines.index("model 1,200 0.5000") :][1:5] == [
+        "direct 1,200 0.3000",
+        "direct, text 1,200 0.1000",
+        "direct, image 1,200 0.2000",
+        "popularity 1,200 0.2000",
+    ]
+
+
 def test_a_model_of_one_modality_has_nothing_to_leave_out() -> None:
     text = "\n".join(printed(metrics()))
     assert "w/o" not in text
@@ -52,6 +63,8 @@ def test_a_model_of_one_modality_has_nothing_to_leave_out() -> None:
 def test_the_widest_row_fits_a_terminal_of_80_columns() -> None:
     row = dict.fromkeys(SHOWN, 0.1234)
     without = {"image": {"valid": row, "test": row}}
-    lines = printed(metrics(test=row, without=without, protocol={"test_users": 99_999}))
+    direct = {"test": row, "alone": {"image": {"test": row}}}
+    lines = printed(metrics(test=row, without=without, direct=direct, protocol={"test_users": 99_999}))
+    assert " ".join(["direct, image", "99,999", *["0.1234"] * len(SHOWN)]) in lines
     assert " ".join(["model w/o image", "99,999", *["0.1234"] * len(SHOWN)]) in lines
     assert " ".join(["test", "users", *SHOWN]) in lines

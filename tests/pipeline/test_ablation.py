@@ -34,7 +34,9 @@ def finished(level: float, *, users: str = "u", num_users: int = 30, peak: float
         "valid": {"ndcg@10": level / 2, "recall@10": level},
         "slices": {"cold_0": {"n": 0, "ndcg@10": None}, "cold_5": {"n": 4, "ndcg@10": level / 4}, "no_image": {"n": 1}},
     }
-    costs = {"train": 8.0, "train_per_epoch": 2.0, "train_epochs": 4, "train_peak_bytes": peak, "evaluate": 1.0}
+    costs = {
+        "train": 8.0, "train_per_epoch": 2.0, "train_epochs": 4, "train_peak_bytes": peak, "tune": None, "evaluate": 1.0
+    }  # fmt: skip
     return Finished(metrics, costs, per_user, users)
 
 
@@ -116,6 +118,27 @@ def test_memory_is_shown_where_it_is_known(ablation: Ablation) -> None:
     only = dataclasses.replace(ablation, variants={"base": ()}, seeds=(0,))
     columns, rows = table(summary(only, {("base", 0): finished(0.1, peak=3 * 2**20)}))
     assert dict(zip(columns, rows[0], strict=True))["MiB"] == "3"
+
+
+def test_direct_ranking_is_shown_where_there_is_any(ablation: Ablation) -> None:
+    def tuned(level: float) -> Finished:
+        run = finished(level)
+        direct = {part: {"ndcg@10": level * 3} for part in ("valid", "test")}
+        return dataclasses.replace(
+            run, metrics={**run.metrics, "direct": {**direct, "alone": {}}}, costs={**run.costs, "tune": 90.0}
+        )
+
+    plain = summary(ablation, {("base", 0): finished(0.1)})
+    assert "direct" not in table(plain)[0]
+    result = summary(ablation, {("base", 0): finished(0.1), ("fast", 0): tuned(0.1), ("fast", 1): tuned(0.2)})
+    assert result["variants"]["fast"]["direct"]["test"]["ndcg@10"]["values"] == pytest.approx([0.3, 0.6])
+    assert result["variants"]["base"]["direct"] == {}
+    columns, rows = table(result)
+    place = columns.index("direct")
+    assert columns[place : place + 3] == ["direct", "tune s", "train s"]
+    assert [row[place] for row in rows] == ["-", "0.4500 ± 0.2121", "-"]
+    assert [row[place + 1] for row in rows] == ["-", "90.0", "-"]
+    assert any(note.startswith("direct: ") for note in notes(result))
 
 
 def test_the_document(ablation: Ablation, outcomes: dict[tuple[str, int], Finished | Failure]) -> None:
