@@ -117,4 +117,4 @@ def test_judged_by_the_protocol(direct: Direct) -> None:
 
 def test_histories_longer_than_the_reader_are_cut() -> None:
     encoder = HistoryEncoder(replace(CONFIG, max_seq_len=2), ("text",))
-    assert encoder.readers["text"].backbone.position.weight.shape[0] == 2
+    assert encoder.readers["text"].backbone.transformer.position.weight.shape[0] == 2
