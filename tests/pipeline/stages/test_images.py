@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pytest
 from pipeline.stages.images import Images
 from reveal_core.errors import UserError
 from reveal_core.images import ImagesConfig
-from reveal_core.schema import IMAGES
+from reveal_core.schema import IMAGE_STATUSES, IMAGES
+from tests import zoo
 
 
 def stage(bench: Any, **options: Any) -> Images:
@@ -53,6 +55,18 @@ def test_every_item_has_a_row_with_its_status(bench: Any, jpeg: Callable[[int], 
         "ok": 1, "missing": 3, "empty": 1, "unreadable": 3, "too_large": 1,
     }  # fmt: skip
     assert report["examples"]["unreadable"] == ["text", "short", "folder"]
+
+
+def test_the_zoo_is_counted_and_stops_nothing(bench: Any) -> None:
+    zoo.fill(bench.images)
+    limits = ImagesConfig(max_pixels=zoo.MAX_PIXELS, max_bytes=zoo.MAX_BYTES)
+    table, report, _ = run(bench, list(zoo.ANIMALS), images=limits)
+    assert dict(table.select("item_id", "status").iter_rows()) == {
+        n: animal.status for n, animal in zoo.ANIMALS.items()
+    }
+    counts = Counter(animal.status for animal in zoo.ANIMALS.values())
+    assert {status: report[status] for status in IMAGE_STATUSES} == {s: counts[s] for s in IMAGE_STATUSES}
+    assert sum(counts.values()) == len(zoo.ANIMALS)
 
 
 def test_workers_and_order_do_not_change_a_byte(
