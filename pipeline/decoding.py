@@ -10,7 +10,6 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from multiprocessing.context import BaseContext
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from reveal_core.errors import UserError
-from reveal_core.images import Preprocess, decode_image
+from reveal_core.images import FilePart, Preprocess, decode_image
 
 #: Batches that each worker keeps ready.
 PREFETCH = 2
@@ -32,7 +31,10 @@ class ImageFile(NamedTuple):
     """of the features that are made of it"""
     sha256: str
     """of its bytes"""
-    path: str
+    part: FilePart
+    """where they are"""
+    prompt: str = ""
+    """what the encoder reads before it"""
 
 
 class _Batches(Dataset[tuple[list[str], Tensor, str | None]]):
@@ -48,13 +50,13 @@ class _Batches(Dataset[tuple[list[str], Tensor, str | None]]):
     def __getitem__(self, index: int) -> tuple[list[str], Tensor, str | None]:
         batch = self._batches[index]
         pixels = np.empty((len(batch), *self._preprocess.size, 3), dtype=np.uint8)
-        for row, (_, sha256, path) in enumerate(batch):
+        for row, (_, sha256, part, _) in enumerate(batch):
             try:
-                data = Path(path).read_bytes()
+                data = part.read_bytes()
             except OSError:
                 data = b""
             if hashlib.sha256(data).hexdigest() != sha256:
-                return [], torch.empty(0), path
+                return [], torch.empty(0), part.path
             pixels[row] = self._preprocess.apply(decode_image(data))
         return [file.key for file in batch], torch.from_numpy(pixels), None
 

@@ -17,6 +17,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.adapters import AdapterConfig
+from pipeline.sources import ImageSourceConfig
+from pipeline.sources.base import Use
+from pipeline.sources.folder import Folder
 from reveal_core.balance.avl import AvlConfig
 from reveal_core.config import Config, runtime
 from reveal_core.encoders import EncoderConfig
@@ -24,7 +27,7 @@ from reveal_core.encoders.embedded import Embedded
 from reveal_core.errors import UserError
 from reveal_core.evaluation import EvaluateConfig
 from reveal_core.extraction.config import ExtractionConfig
-from reveal_core.images import ImagesConfig
+from reveal_core.images import ImageLimits
 from reveal_core.interactions import Cleaning
 from reveal_core.model import ModelConfig
 from reveal_core.splits import LeaveLastOut, SplitConfig
@@ -32,6 +35,32 @@ from reveal_core.training import TrainConfig
 from reveal_core.tuning.config import BalanceConfig, TuningConfig
 
 _VARIABLE = re.compile(r"\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagesConfig(ImageLimits):
+    """Where item images are, which of them count and which are refused."""
+
+    folder: str | None = None
+    """Folder of the image files, relative to data.root; null = the adapter's own."""
+    pattern: str | tuple[str, ...] | None = None
+    """File name or names of an item's image inside the folder, see ``Folder.pattern``; null = the adapter's own."""
+    source: ImageSourceConfig | None = None
+    """Where images are that are not simply files in a folder; null = files, as ``folder`` and ``pattern`` say."""
+    use: Use = "first"
+    """Of an item with several images: ``first`` looks at the first one only, ``best`` takes the usable one with the
+    most pixels, ``all`` takes all that are usable."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.source is not None and (self.folder, self.pattern) != (None, None):
+            raise ValueError("give source, or folder and pattern, not both")
+        if self.pattern is not None:
+            Folder(folder="", pattern=self.pattern)  # refuses what is no pattern
+
+    @property
+    def limits(self) -> ImageLimits:
+        return ImageLimits(max_bytes=self.max_bytes, max_pixels=self.max_pixels)
 
 
 @dataclass(frozen=True, kw_only=True)

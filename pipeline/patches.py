@@ -15,10 +15,12 @@ import polars as pl
 from pipeline.decoding import ImageFile, decoded_batches
 from pipeline.files import FileDigests
 from pipeline.shards import ArrayStore, Halves
+from pipeline.sources.base import image_part
 from pipeline.stage import Progress, Workspace
 from reveal_core.encoders.base import Encoder, EncoderSettings, reads_prompts
 from reveal_core.errors import UserError
 from reveal_core.extraction.prompts import initial_prompts
+from reveal_core.schema import ITEM_INDEX
 from reveal_core.texts import TEXT_FIELDS
 
 if TYPE_CHECKING:
@@ -26,10 +28,12 @@ if TYPE_CHECKING:
 
 #: Images or texts in a shard, about: what a kill may cost.
 SHARD = 256
+#: The columns of images.parquet that tell what an image's bytes are, and where.
+WHERE = ("sha256", "path", "offset", "num_bytes")
 #: Batches in the model at once, at most: each holds its activations.
 MAX_LANES = 8
-#: Column of images with the text prompt that an encoder reads before it sees the image.
-PROMPT = "prompt"
+#: Columns that the cache adds to them: the key, and the text prompt that an encoder reads before it sees the image.
+KEY, PROMPT = "key", "prompt"
 
 
 def open_patches(encoder: Encoder, cache_dir: Path) -> ArrayStore:
@@ -42,13 +46,24 @@ def open_patches(encoder: Encoder, cache_dir: Path) -> ArrayStore:
 def filled_patches(
     encoder: Encoder, images: pl.DataFrame, work: Workspace, *, folder: str | None, batch_size: int, workers: int
 ) -> tuple[ArrayStore, int]:
-    """The encoder's part of the cache with all of ``images`` in it, and how many had to be encoded for that.
+    """The encoder's part of the cache with all used ``images`` in it, and how many had to be encoded for that.
 
-    Arguments and errors are those of :func:`fill_cache`.
+    Args:
+        images: see :func:`read_images`.
+        folder: what its paths are relative to; None = the downloaded files in the work folder.
+        workers: processes that decode; 0 = this one.
+
+    Raises:
+        UserError: when a file is not the one that images.parquet describes, or features are not finite.
     """
     store = open_patches(encoder, work.cache_dir)
     encoded = fill_cache(
-        encoder, store, images, folder=folder, batch_size=batch_size, workers=workers, progress=work.progress
+        encoder,
+        store,
+        image_files(images, folder, work.cache_dir),
+        batch_size=batch_size,
+        workers=workers,
+        progress=work.progress,
     )
     return store, encoded
 
@@ -59,34 +74,49 @@ def weights_digests(encoder: EncoderSettings, digests: FileDigests) -> dict[str,
 
 
 def read_images(inputs: Mapping[str, Path], encoder: Encoder) -> pl.DataFrame:
-    """images.parquet, with a column ``prompt`` if the encoder reads the items' text prompts: empty = nothing to say.
+    """What the cache needs to know of images.parquet: whose each image is, whether it is used, its ``key`` in the
+    cache, where its bytes are, and the ``prompt`` that the encoder reads before it: empty = nothing to say.
+
+    The key is the digest of the image; with a prompt one of the image's digest and the prompt's.
 
     Args:
-        inputs: the folders of ``ingest`` and ``images``, whose tables have the same rows.
+        inputs: the folders of ``ingest`` and ``images``.
     """
-    images = pl.read_parquet(inputs["images"] / "images.parquet", columns=["path", "sha256", "status"])
+    images = pl.read_parquet(inputs["images"] / "images.parquet", columns=[ITEM_INDEX, "used", *WHERE])
     if not reads_prompts(encoder):
-        return images
-    items = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=list(TEXT_FIELDS))
-    prompts = pl.Series(PROMPT, initial_prompts(items, encoder.prompt), dtype=pl.String)
-    return images.with_columns(prompts.fill_null(""))
-
-
-def image_keys(images: pl.DataFrame) -> list[str | None]:
-    """The cache's key for each row of images.parquet; None where there is no usable image.
-
-    It is the digest of the image; with a prompt (:func:`read_images`) one of the image's digest and the prompt's.
-    """
-    keys = images.select(pl.when(pl.col("status") == "ok").then(pl.col("sha256"))).to_series().to_list()
-    if PROMPT not in images.columns:
-        return keys
-    return [key and _prompted(key, prompt) for key, prompt in zip(keys, images[PROMPT], strict=True)]
+        return images.with_columns(pl.lit("").alias(PROMPT), pl.col("sha256").alias(KEY))
+    items = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, *TEXT_FIELDS])
+    prompts = pl.Series(PROMPT, initial_prompts(items, encoder.prompt), dtype=pl.String).fill_null("")
+    images = images.join(items.select(ITEM_INDEX, prompts), on=ITEM_INDEX, how="left", maintain_order="left")
+    keys = [sha256 and _prompted(sha256, prompt) for sha256, prompt in images.select("sha256", PROMPT).iter_rows()]
+    return images.with_columns(pl.Series(KEY, keys, pl.String))
 
 
 def _prompted(sha256: str, prompt: str) -> str:
     """An empty prompt changes nothing: that is the image alone."""
     digests = bytes.fromhex(sha256) + hashlib.sha256(prompt.encode()).digest()
     return hashlib.sha256(digests).hexdigest() if prompt else sha256
+
+
+def keys_by_item(images: pl.DataFrame) -> list[list[str]]:
+    """The cache's keys of each item's images, from :func:`read_images`; those that are used, in their order."""
+    used = pl.col(KEY).filter("used")
+    return images.group_by(ITEM_INDEX, maintain_order=True).agg(used)[KEY].to_list()
+
+
+def image_keys(images: pl.DataFrame) -> list[str | None]:
+    """The cache's key of each item's image, the first one of several; None where there is no usable image."""
+    return [keys[0] if keys else None for keys in keys_by_item(images)]
+
+
+def image_files(images: pl.DataFrame, folder: str | None, cache_dir: Path) -> list[ImageFile]:
+    """The used images of :func:`read_images`; ``folder`` as in :func:`filled_patches`."""
+    base = None if folder is None else Path(folder)
+    rows = images.filter("used").select(KEY, PROMPT, *WHERE).iter_rows()
+    return [
+        ImageFile(key, sha256, image_part(path, offset, size, base, cache_dir), prompt)
+        for key, prompt, sha256, path, offset, size in rows
+    ]
 
 
 def shard_rows(batch_size: int) -> int:
@@ -97,9 +127,8 @@ def shard_rows(batch_size: int) -> int:
 def fill_cache(
     encoder: Encoder,
     store: ArrayStore,
-    images: pl.DataFrame,
+    images: Sequence[ImageFile],
     *,
-    folder: str | None,
     batch_size: int,
     workers: int,
     progress: Progress,
@@ -109,17 +138,18 @@ def fill_cache(
     Batches never cross shards, so a run that was killed encodes the rest in the same batches as it would have.
 
     Args:
-        images: path, sha256 and status, as in images.parquet, and perhaps prompt; see :func:`read_images`.
-        folder: what the paths are relative to.
+        images: each may be there more than once.
         workers: processes that decode; 0 = this one.
 
     Returns:
         How many were encoded.
 
     Raises:
-        UserError: when a file is not the one that images.parquet describes, or features are not finite.
+        UserError: when a file has no longer the bytes that its key stands for, or features are not finite.
     """
-    files, prompts = _todo(store, images, Path(str(folder)))
+    by_key = {image.key: image for image in images}
+    files = [by_key[key] for key in store.missing(list(by_key))]
+    prompts = {image.key: image.prompt for image in files}
     rows = shard_rows(batch_size)
     keys: list[str] = []
     parts: list[tuple[Halves, Halves]] = []
@@ -143,16 +173,6 @@ def fill_cache(
         if keys:
             _write_shard(store, keys, parts)
     return len(files)
-
-
-def _todo(store: ArrayStore, images: pl.DataFrame, folder: Path) -> tuple[list[ImageFile], dict[str, str]]:
-    """The files of what the store lacks, and the prompt of each by its key."""
-    asked = pl.col(PROMPT) if PROMPT in images.columns else pl.lit("")
-    rows = images.select("path", "sha256", asked).iter_rows()
-    row_by_key = {key: row for key, row in zip(image_keys(images), rows, strict=True) if key is not None}
-    todo = [(key, *row_by_key[key]) for key in store.missing(list(row_by_key))]
-    files = [ImageFile(key, sha256, str(folder / path)) for key, path, sha256, _ in todo]
-    return files, {key: prompt for key, _, _, prompt in todo}
 
 
 def half(tensor: torch.Tensor) -> Halves:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 
-from pipeline.patches import filled_patches, image_keys, read_images
+from pipeline.patches import filled_patches, image_files, image_keys, read_images
 from pipeline.shards import ArrayStore
 from pipeline.stage import Workspace
 from reveal_core.balance.avl import Avl
@@ -26,6 +26,7 @@ from reveal_core.extraction.extractor import VisualExtractor
 from reveal_core.extraction.promptbook import PromptBook, Rewriter
 from reveal_core.extraction.prompts import initial_prompts
 from reveal_core.extraction.visual import VisualLearner
+from reveal_core.images import FilePart
 from reveal_core.sequences import Int64s, TrainingHistories
 from reveal_core.steps import seeded
 
@@ -57,7 +58,7 @@ class Visuals:
     """What the train stage knows of the images: everything that learned extraction is built from.
 
     Args:
-        folder: where the image files are.
+        folder: where the image files are; None = among the downloads in the work folder.
     """
 
     extraction: ExtractionConfig
@@ -88,7 +89,8 @@ class Visuals:
         rewriter = None
         if book is not None and self.extraction.critic.kind != "none":
             critic = self.extraction.critic.build(CriticResources(items, train.sequences))
-            rewriter = Rewriter(critic, items, train.sequences, self._paths(images), self.extraction.rewrite_share)
+            parts = self._parts(images, work.cache_dir)
+            rewriter = Rewriter(critic, items, train.sequences, parts, self.extraction.rewrite_share)
         return Alternation(
             self.extraction, learner, train, self.seed, work.resume_dir / "rounds", book, rewriter, on_round
         )
@@ -124,8 +126,6 @@ class Visuals:
                 self.extraction, tail, tokens.read(sample), text_dim, tail_blocks=encoder.tail_blocks
             )
 
-    def _paths(self, images: pl.DataFrame) -> list[Path | None]:
-        return [
-            Path(str(self.folder), path) if status == "ok" else None
-            for path, status in images.select("path", "status").iter_rows()
-        ]
+    def _parts(self, images: pl.DataFrame, cache_dir: Path) -> list[FilePart | None]:
+        files = {file.key: file.part for file in image_files(images, self.folder, cache_dir)}
+        return [None if key is None else files[key] for key in image_keys(images)]

@@ -8,13 +8,12 @@ from __future__ import annotations
 import hashlib
 import io
 import stat
-import string
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from reveal_core.config import Config
 
@@ -37,76 +36,54 @@ _BAND = 1 << 20
 #: strip, its short side brought to 224, would not fit in memory.
 MAX_ASPECT = 16
 
-Status = Literal["ok", "missing", "empty", "unreadable", "too_large"]
+Status = Literal["ok", "missing", "empty", "unreadable", "too_large", "refused", "failed"]
 ResizeMode = Literal["shortest", "longest", "squash"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImagesConfig(Config):
-    """Where item images are and which are refused."""
+class ImageLimits(Config):
+    """Which images are refused."""
 
-    folder: str | None = None
-    """Folder of the image files, relative to data.root; null = the adapter's own."""
-    pattern: str | None = None
-    """File name of an item's image inside the folder, e.g. ``{item_id}.jpg`` or ``{item_id:.3}/{item_id}.jpg``
-    (the first three characters); null = the adapter's own."""
     max_bytes: int = 50_000_000
     """Larger files are not read, in bytes."""
     max_pixels: int = 100_000_000
     """Images with more pixels (width times height) are not decoded."""
 
     def __post_init__(self) -> None:
-        if self.pattern is not None:
-            check_pattern(self.pattern)
         if self.max_bytes < 1:
             raise ValueError("max_bytes must be at least 1")
         if not 1 <= self.max_pixels <= PILLOW_MAX_PIXELS:
             raise ValueError(f"max_pixels must be between 1 and {PILLOW_MAX_PIXELS}")
 
 
-def check_pattern(pattern: str) -> None:
-    """Raise ``ValueError`` unless ``pattern`` is a relative file name with ``{item_id}`` in it.
+class FilePart(NamedTuple):
+    """Where an image's bytes are: a file, or a part of one, such as a member of a tar file."""
 
-    >>> check_pattern("{item}.jpg")
-    Traceback (most recent call last):
-        ...
-    ValueError: pattern '{item}.jpg' knows no field 'item', only {item_id}
-    """
-    try:
-        fields = [name for _, name, _, _ in string.Formatter().parse(pattern) if name is not None]
-        unknown = next((name for name in fields if name != "item_id"), None)
-        if unknown is None:
-            pattern.format(item_id="0")
-    except (ValueError, KeyError, IndexError) as error:
-        raise ValueError(f"pattern {pattern!r} is malformed: {error}") from None
-    if unknown is not None:
-        raise ValueError(f"pattern {pattern!r} knows no field {unknown!r}, only {{item_id}}")
-    if not fields:
-        raise ValueError(f"pattern {pattern!r} has no {{item_id}} in it: every item would get the same image")
-    if _leaves_folder(pattern):
-        raise ValueError(f"pattern {pattern!r} must be a path inside the image folder")
+    path: str
+    offset: int | None = None
+    """Where the part begins, in bytes; None = the whole file."""
+    num_bytes: int | None = None
+    """Of the part; no effect on a whole file."""
 
+    def read_bytes(self) -> bytes:
+        """Fewer than ``num_bytes`` when the file ends before.
 
-def image_path(pattern: str, item_id: str) -> str | None:
-    """The path of an item's image relative to the folder, or None when the id would lead out of the folder.
-
-    >>> image_path("{item_id:.3}/{item_id}.jpg", "0108775015")
-    '010/0108775015.jpg'
-    >>> image_path("{item_id}.jpg", "../secret") is None
-    True
-    """
-    path = pattern.format(item_id=item_id)
-    return None if _leaves_folder(path) else path
-
-
-def _leaves_folder(path: str) -> bool:
-    parts = path.replace("\\", "/").split("/")
-    return PurePosixPath(path).is_absolute() or ".." in parts or parts[0].endswith(":") or "\0" in path
+        Raises:
+            OSError: when there is no such file, or it cannot be read.
+        """
+        with Path(self.path).open("rb") as file:
+            if self.offset is None:
+                return file.read()
+            file.seek(self.offset)
+            return file.read(self.num_bytes)
 
 
 @dataclass(frozen=True)
 class ImageCheck:
-    """What was found; sizes in pixels as stored, before any EXIF rotation."""
+    """What was found; sizes in pixels as stored, before any EXIF rotation.
+
+    ``refused``: looking there is not allowed; ``failed``: it could not be fetched.
+    """
 
     status: Status
     detail: str | None = None
@@ -118,29 +95,32 @@ class ImageCheck:
     """Of the file's bytes, in hex; None when they were not read."""
 
 
-def check_files(paths: Sequence[Path], limits: ImagesConfig) -> list[ImageCheck]:
-    """:func:`check_file` of each: what a worker process is given."""
-    return [check_file(path, limits) for path in paths]
+def check_parts(parts: Sequence[FilePart], limits: ImageLimits) -> list[ImageCheck]:
+    """:func:`check_part` of each: what a worker process is given."""
+    return [check_part(part, limits) for part in parts]
 
 
-def check_file(path: Path, limits: ImagesConfig) -> ImageCheck:
-    """Whether a file holds a usable image; never an exception."""
+def check_part(part: FilePart, limits: ImageLimits) -> ImageCheck:
+    """Whether there is a usable image; never an exception."""
     try:
-        facts = path.stat()
+        facts = Path(part.path).stat()
         if not stat.S_ISREG(facts.st_mode):
             return ImageCheck("unreadable", "not a file")
-        if facts.st_size > limits.max_bytes:
-            detail = f"{facts.st_size} bytes, more than max_bytes = {limits.max_bytes}"
-            return ImageCheck("too_large", detail, num_bytes=facts.st_size)
-        data = path.read_bytes()
+        size = facts.st_size if part.num_bytes is None else part.num_bytes
+        if size > limits.max_bytes:
+            detail = f"{size} bytes, more than max_bytes = {limits.max_bytes}"
+            return ImageCheck("too_large", detail, num_bytes=size)
+        data = part.read_bytes()
     except FileNotFoundError:
         return ImageCheck("missing")
     except OSError as error:
         return ImageCheck("unreadable", error.strerror)
+    if part.num_bytes is not None and len(data) < part.num_bytes:
+        return ImageCheck("unreadable", f"the file ends after {len(data)} of its {part.num_bytes} bytes")
     return replace(check_image(data, limits), num_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def check_image(data: bytes, limits: ImagesConfig) -> ImageCheck:
+def check_image(data: bytes, limits: ImageLimits) -> ImageCheck:
     """Decode a file completely, as only that finds a truncated one.
 
     Memory stays below 20 bytes for each of its pixels and 5 for each of its bytes, whatever the file says of itself.

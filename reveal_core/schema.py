@@ -47,21 +47,26 @@ USERS: dict[str, pl.DataType] = {
     "num_interactions": pl.Int32(),
 }
 
-#: images.parquet, one row per item, sorted by item_index.
+#: images.parquet, a row for each image of each item, sorted by (item_index, place); one, ``missing``, for an item
+#: without any.
 IMAGES: dict[str, pl.DataType] = {
     ITEM_INDEX: pl.Int32(),
     ITEM_ID: pl.String(),
-    "path": pl.String(),  # relative to the image folder
+    "place": pl.Int32(),  # 0-based, among the item's images
+    "used": pl.Boolean(),  # whether the item's vector is made of it; only where the status is ok
+    "path": pl.String(),  # of the file that holds its bytes, relative to the image folder; null when there is none
+    "offset": pl.Int64(),  # where in that file they begin; null = the whole file
+    "origin": pl.String(),  # the member of a tar file, or the URL; null for a plain file
     "status": pl.String(),  # one of IMAGE_STATUSES
     "detail": pl.String(),  # why, when the status is not ok or missing
-    "sha256": pl.String(),  # of the file's bytes; null when there was nothing to read
+    "sha256": pl.String(),  # of the image's bytes; null when there was nothing to read
     "num_bytes": pl.Int64(),
     "width": pl.Int32(),
     "height": pl.Int32(),
     "format": pl.String(),
 }
 
-IMAGE_STATUSES = ("ok", "missing", "empty", "unreadable", "too_large")
+IMAGE_STATUSES = ("ok", "missing", "empty", "unreadable", "too_large", "refused", "failed")
 
 #: train.parquet, valid.parquet and test.parquet of the split, sorted by (user_index, position).
 SPLIT: dict[str, pl.DataType] = {

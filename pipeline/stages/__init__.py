@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.manifest import Manifest
+from pipeline.sources import ImageSourceConfig
+from pipeline.sources.folder import Folder
 from pipeline.stage import Stage
 from pipeline.stages.encode import Encode
 from pipeline.stages.evaluate import Evaluate
@@ -24,11 +26,14 @@ def plan(manifest: Manifest) -> list[Stage]:
     """The stages with their slices of the manifest.
 
     Raises:
-        UserError: when the model wants images and the manifest does not say where they are.
+        UserError: when the model wants images and the manifest does not say where they are, or learned extraction is
+            to look at several images of an item.
     """
     data, workers = manifest.data, manifest.executor.num_workers
     extraction, tuning = _extraction(manifest), _tuning(manifest)
-    folder = _image_folder(manifest)
+    source = _image_source(manifest)
+    base = None if source is None else source.base_folder(Path(data.root))
+    folder = None if base is None else str(base)
     cut_at = tuning.image_blocks if tuning.tunes and "image" in manifest.model.modalities else 0
     tune = Tune(
         seed=manifest.seed,
@@ -43,8 +48,9 @@ def plan(manifest: Manifest) -> list[Stage]:
     return [
         Ingest(adapter=data.adapter, cleaning=data.cleaning, root=data.root),
         Images(
-            images=data.images,
-            pattern=data.images.pattern or data.adapter.image_pattern,
+            source=source,
+            limits=data.images.limits,
+            use=data.images.use,
             folder=folder,
             workers=workers,
         ),
@@ -77,6 +83,9 @@ def _extraction(manifest: Manifest) -> ExtractionConfig:
         return ExtractionConfig()
     if not manifest.extraction.learns:
         return ExtractionConfig(control=manifest.extraction.control)
+    if manifest.data.images.use == "all":
+        mend = "use first or best, or extraction.mode: static"
+        raise UserError("learned extraction looks at one image of an item", where="data.images.use", mend=mend)
     if not manifest.extraction.reads_text:
         unread = ("template", "critic", "rewrite_share")
         return replace(manifest.extraction, **{name: getattr(ExtractionConfig(), name) for name in unread})
@@ -110,14 +119,14 @@ def _balance(manifest: Manifest) -> BalanceConfig:
     )
 
 
-def _image_folder(manifest: Manifest) -> str | None:
-    data = manifest.data
-    name = data.images.folder if data.images.folder is not None else data.adapter.images_root
-    if name is None:
+def _image_source(manifest: Manifest) -> ImageSourceConfig | None:
+    images, adapter = manifest.data.images, manifest.data.adapter
+    if images.source is not None:
+        return images.source
+    folder = images.folder if images.folder is not None else adapter.images_root
+    if folder is None:
         if "image" in manifest.model.modalities:
             mend = "name the folder, or leave image out of model.modalities"
             raise UserError("the model wants images", where="data.images.folder", mend=mend)
         return None
-    if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise UserError(f"{name!r} leads out of data.root", where="data.images.folder", mend="link it into data.root")
-    return str(Path(data.root) / name)
+    return Folder(folder=folder, pattern=images.pattern or adapter.image_pattern)

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.files import FileDigests
-from pipeline.patches import filled_patches, image_keys, read_images, weights_digests
+from pipeline.patches import filled_patches, keys_by_item, read_images, weights_digests
 from pipeline.shards import ArrayStore
 from pipeline.stage import Report, Stage, Workspace
 from pipeline.text_cache import filled_vectors, text_keys
@@ -26,7 +26,7 @@ from reveal_core.extraction.static import mean_patches
 from reveal_core.schema import ITEM_ID, ITEM_INDEX, features
 from reveal_core.texts import TEXT_FIELDS, item_text
 
-#: Items whose patches are in memory at once when the vectors are written.
+#: Items, and images, whose patches are in memory at once when the vectors are written.
 BLOCK = 1024
 
 
@@ -44,7 +44,7 @@ class Encode(Stage):
     """Last blocks of the image tower before which its tokens are cached; null = as suits the encoder. The image
     vector is the mean of the patches that are cached."""
     folder: str | None = runtime(None)
-    """Where the image files are; their digests count."""
+    """What the images' paths are relative to; None = the downloaded files. The digests of the images count."""
     workers: int = runtime(1)
 
     @property
@@ -58,16 +58,17 @@ class Encode(Stage):
         items = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID, *TEXT_FIELDS])
         encoder = self.encoder.build(self.tail_blocks)
         images = read_images(inputs, encoder)
-        keys = image_keys(images)
+        keys = keys_by_item(images)
         size = self.encoder.batch_size
         patches, encoded = filled_patches(
             encoder, images, work, folder=self.folder, batch_size=size, workers=self.workers
         )
-        from_cache = len(set(keys) - {None}) - encoded
+        from_cache = len({key for several in keys for key in several}) - encoded
         texts = [item_text(row) if encoder.text_dim else None for row in items.iter_rows(named=True)]
         vectors = filled_vectors(encoder, texts, work, size)
         out = work.out_dir / "item_features.parquet"
-        write_features(out, items, keys, patches, text_keys(texts), vectors, num_prefix=encoder.num_prefix)
+        keys_of_texts = [[] if key is None else [key] for key in text_keys(texts)]
+        write_features(out, items, keys, patches, keys_of_texts, vectors, num_prefix=encoder.num_prefix)
         return {
             "encoded": encoded,
             "from_cache": from_cache,
@@ -87,14 +88,18 @@ class Encode(Stage):
 def write_features(
     path: Path,
     items: pl.DataFrame,
-    patch_keys: Sequence[str | None],
+    patch_keys: Sequence[Sequence[str]],
     patches: ArrayStore,
-    keys_of_texts: Sequence[str | None],
+    keys_of_texts: Sequence[Sequence[str]],
     texts: ArrayStore,
     *,
     num_prefix: int,
 ) -> None:
-    """item_features.parquet, block by block, so that memory does not grow with the catalogue."""
+    """item_features.parquet, block by block, so that memory does not grow with the catalogue.
+
+    Args:
+        patch_keys, keys_of_texts: those of each item; the vectors of several are averaged.
+    """
 
     def image_vectors(keys: Sequence[str]) -> npt.NDArray[np.float32]:
         return mean_patches(patches.read(keys, "patches")[:, num_prefix:])
@@ -111,15 +116,19 @@ def write_features(
 
 
 def _column(
-    keys: Sequence[str | None],
+    keys: Sequence[Sequence[str]],
     schema: pa.Schema,
     place: int,
     read: Callable[[list[str]], npt.NDArray[np.floating[Any]]],
 ) -> pa.Array:
-    """One block of a column of vectors; null where there is no key."""
+    """One block of a column of vectors, each the mean over its keys; null where there is no key."""
     width = schema.field(place).type.list_size
-    has = np.array([key is not None for key in keys])
+    counts = np.array([len(several) for several in keys])
+    has = counts > 0
     values = np.zeros((len(keys), width), dtype=np.float32)
     if has.any():
-        values[has] = read([key for key in keys if key is not None])
+        flat = [key for several in keys for key in several]
+        found = np.concatenate([read(flat[start : start + BLOCK]) for start in range(0, len(flat), BLOCK)])
+        starts = np.cumsum(counts[has]) - counts[has]
+        values[has] = np.add.reduceat(found.astype(np.float32), starts) / counts[has, None].astype(np.float32)
     return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width, mask=pa.array(~has))

@@ -102,8 +102,9 @@ def _shown(trained: Path, features: pl.DataFrame | None, num_items: int) -> Item
 
 
 def _items(train: pl.DataFrame, images: pl.DataFrame) -> Items:
-    counts = np.bincount(train[ITEM_INDEX].to_numpy(), minlength=images.height + 1)
-    has_image = np.concatenate([[False], (images["status"] == "ok").to_numpy()])
+    used = images.group_by(ITEM_INDEX, maintain_order=True).agg(pl.col("used").any())["used"]
+    counts = np.bincount(train[ITEM_INDEX].to_numpy(), minlength=len(used) + 1)
+    has_image = np.concatenate([[False], used.to_numpy()])
     return Items(counts.astype(np.int64), has_image)
 
 

@@ -1,11 +1,9 @@
-"""Look at every item's image file: is it there, can it be decoded, what are its bytes."""
+"""Look at every image of every item: is it there, can it be decoded, what are its bytes."""
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -16,11 +14,12 @@ from typing import ClassVar
 import polars as pl
 
 from pipeline.files import FileDigests, file_stamp
+from pipeline.sources import ImageSourceConfig
+from pipeline.sources.base import Candidate, Use, Wanted, image_part
 from pipeline.stage import Report, Stage, Workspace
 from reveal_core.config import runtime
 from reveal_core.disk import atomic_path
-from reveal_core.errors import UserError
-from reveal_core.images import ImageCheck, ImagesConfig, check_files, image_path
+from reveal_core.images import FilePart, ImageCheck, ImageLimits, check_parts
 from reveal_core.schema import IMAGE_STATUSES, IMAGES, ITEM_ID, ITEM_INDEX
 
 _CHUNK = 64
@@ -28,124 +27,138 @@ _EXAMPLES = 5
 #: Fewer files than this are looked at in this process: starting workers would take longer.
 _WORTH_WORKERS = 256
 
-#: The columns of images.parquet that a look at the file fills.
-_FOUND = {name: dtype for name, dtype in IMAGES.items() if name not in (ITEM_INDEX, ITEM_ID, "path")}
+#: The columns of images.parquet that a source fills, and those that a look at the image does.
+_GIVEN = ("path", "offset", "origin")
+_SEEN = ("status", "detail", "sha256", "num_bytes", "width", "height", "format")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Images(Stage):
-    """Writes ``images.parquet``: one row per item with the status of its file. No file is ever fatal, or touched."""
+    """Writes ``images.parquet``: a row for each image with its status. No file is ever fatal, or touched."""
 
     name: ClassVar[str] = "images"
-    version: ClassVar[int] = 1
-    manifest_names: ClassVar[Mapping[str, str]] = {"images": "data.images", "pattern": "data.images.pattern"}
+    version: ClassVar[int] = 2
+    manifest_names: ClassVar[Mapping[str, str]] = {
+        "source": "data.images.source",
+        "limits": "data.images",
+        "use": "data.images.use",
+    }
 
-    images: ImagesConfig = ImagesConfig()
-    pattern: str = "{item_id}.jpg"
-    """The adapter's own where ``images`` names none."""
-    folder: str | None = runtime(None)
+    source: ImageSourceConfig | None = None
     """None when the catalogue has no images at all."""
+    limits: ImageLimits = ImageLimits()
+    use: Use = "first"
+    """Of an item with several images: ``first`` looks at the first one only, ``best`` takes the usable one with the
+    most pixels, ``all`` takes all that are usable, each different one once."""
+    folder: str | None = runtime(None)
+    """What the paths are relative to; None = the downloaded files in the work folder."""
     workers: int = runtime(1)
 
     @property
     def inputs(self) -> tuple[str, ...]:
         return ("ingest/items.parquet",)
 
+    @property
+    def _folder(self) -> Path | None:
+        return None if self.folder is None else Path(self.folder)
+
+    def check(self) -> None:
+        if self.source is not None:
+            self.source.check()
+
     def external(self, digests: FileDigests) -> dict[str, str]:
-        return {} if self.folder is None else {"the image folder": _listing_digest(Path(self.folder))}
+        return {} if self.source is None else self.source.external(self._folder, digests)
 
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
-        items = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID])
-        names = [image_path(self.pattern, item_id) for item_id in items[ITEM_ID]]
-        checks = self._look(names, work) if self.folder is not None else [ImageCheck("missing")] * len(names)
-        if self.folder is not None and all(check.status == "missing" for check in checks):
-            looked_for = next((name for name in names if name is not None), self.pattern)
-            raise UserError(
-                "no item has an image there",
-                where=f"data.images: {self.folder}",
-                mend=f"the first one looked for was {looked_for}; set data.images.pattern",
-            )
-        found = pl.DataFrame({name: [getattr(check, name) for check in checks] for name in _FOUND}, schema=_FOUND)
-        table = items.with_columns(pl.Series("path", names, pl.String), *found).select(IMAGES.keys())
+        columns = [ITEM_INDEX, ITEM_ID, *(self.source.columns() if self.source is not None else ())]
+        items = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=columns)
+        again, warnings, looked = None, list[str](), list[tuple[Candidate, ImageCheck]]()
+        if self.source is not None:
+            found = self.source.find(Wanted(items, self.use == "first", self.limits), self._folder, work)
+            looked = list(zip(found.candidates, self._look(found.candidates, work), strict=True))
+            again, warnings = self.source.settle(looked, self._folder, work), list(found.warnings)
+        table = _table(items.select(ITEM_INDEX, ITEM_ID), looked, self.use)
         with atomic_path(work.out_dir / "images.parquet") as temporary:
             table.write_parquet(temporary, compression="zstd", statistics=True)
-        return _report(table)
+        return _report(table, warnings, again)
 
-    def _look(self, names: Sequence[str | None], work: Workspace) -> list[ImageCheck]:
-        """What is known of each item's file: remembered, or looked at now."""
-        kind = f"image {self.version} {self.images.max_bytes} {self.images.max_pixels}"
-        checks = [ImageCheck("missing", "the id leads out of the folder" if name is None else None) for name in names]
-        todo: list[tuple[int, Path, str]] = []
-        for row, name in enumerate(names):
-            if name is None:
+    def _look(self, candidates: Sequence[Candidate], work: Workspace) -> list[ImageCheck]:
+        """What is known of each image: remembered, or looked at now."""
+        kind = f"image {self.version} {self.limits.max_bytes} {self.limits.max_pixels}"
+        checks = [candidate.verdict or ImageCheck("missing") for candidate in candidates]
+        todo: list[tuple[int, FilePart, Path, str]] = []
+        for row, candidate in enumerate(candidates):
+            if candidate.verdict is not None:
                 continue
-            path = Path(str(self.folder), name)
+            part = image_part(candidate.path, candidate.offset, candidate.num_bytes, self._folder, work.cache_dir)
             try:
-                stamp = file_stamp(path)
+                name, stamp = _name_and_stamp(part)
             except OSError:
                 continue
-            known = work.digests.recall(kind, path, stamp)
+            known = work.digests.recall(kind, name, stamp)
             if known is None:
-                todo.append((row, path, stamp))
+                todo.append((row, part, name, stamp))
             else:
                 checks[row] = ImageCheck(**json.loads(known))
         chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
         with work.progress.track("images", len(todo)) as advance:
-            for chunk, found in zip(chunks, self._check(chunks), strict=True):
+            for chunk, found in zip(chunks, self._check([[part for _, part, _, _ in c] for c in chunks]), strict=True):
                 facts = []
-                for (row, path, stamp), check in zip(chunk, found, strict=True):
+                for (row, _, name, stamp), check in zip(chunk, found, strict=True):
                     checks[row] = check
-                    facts.append((path, stamp, json.dumps(asdict(check))))
+                    facts.append((name, stamp, json.dumps(asdict(check))))
                 work.digests.remember(kind, facts)
                 advance(len(chunk))
         return checks
 
-    def _check(self, chunks: Sequence[Sequence[tuple[int, Path, str]]]) -> Iterator[list[ImageCheck]]:
-        paths = [[path for _, path, _ in chunk] for chunk in chunks]
-        limits = [self.images] * len(paths)
-        if self.workers == 1 or sum(map(len, paths)) < _WORTH_WORKERS:
-            yield from map(check_files, paths, limits)
+    def _check(self, chunks: Sequence[Sequence[FilePart]]) -> Iterator[list[ImageCheck]]:
+        limits = [self.limits] * len(chunks)
+        if self.workers == 1 or sum(map(len, chunks)) < _WORTH_WORKERS:
+            yield from map(check_parts, chunks, limits)
             return
         # Forking a process whose threads (polars) hold locks may deadlock.
         with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
-            yield from pool.map(check_files, paths, limits)
+            yield from pool.map(check_parts, chunks, limits)
 
 
-def _listing_digest(folder: Path) -> str:
-    """Digest over the path, size and mtime of every file below the folder.
+def _name_and_stamp(part: FilePart) -> tuple[Path, str]:
+    """Under which name what is found out about an image is remembered, and how long.
 
     Raises:
-        UserError: when there is no such folder.
+        OSError: when there is no such file.
     """
-    if not folder.is_dir():
-        raise UserError("no such folder", where=f"data.images.folder: {folder}", mend="check the path")
-    sha = hashlib.sha256()
-    try:
-        for line in _listing(folder, "", set()):
-            sha.update(line.encode("utf-8", "surrogateescape"))
-    except OSError as error:
-        raise UserError(
-            f"cannot be read: {error.strerror}", where=f"data.images.folder: {error.filename}", mend="check its rights"
-        ) from None
-    return sha.hexdigest()
+    path = Path(part.path)
+    if part.offset is None:
+        return path, file_stamp(path)
+    return path / str(part.offset), f"{file_stamp(path)}:{part.num_bytes}"
 
 
-def _listing(folder: Path, prefix: str, above: Set[tuple[int, int]]) -> Iterator[str]:
-    """A line for each file; a linked folder counts as its files, but a link back to a folder ``above`` is not taken."""
-    stat = folder.stat()
-    here = (stat.st_dev, stat.st_ino)
-    if here in above:
-        return
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            if entry.is_dir():
-                yield from _listing(Path(entry.path), f"{prefix}{entry.name}/", above | {here})
-            elif entry.is_file():
-                stat = entry.stat()
-                yield f"{prefix}{entry.name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"
+def _table(items: pl.DataFrame, looked: Sequence[tuple[Candidate, ImageCheck]], use: Use) -> pl.DataFrame:
+    """images.parquet."""
+    given = {name: [getattr(candidate, name) for candidate, _ in looked] for name in _GIVEN}
+    seen = {name: [getattr(check, name) for _, check in looked] for name in _SEEN}
+    rows = pl.DataFrame(
+        {ITEM_INDEX: [candidate.item + 1 for candidate, _ in looked], **given, **seen},
+        schema={name: IMAGES[name] for name in (ITEM_INDEX, *_GIVEN, *_SEEN)},
+    )
+    rows = items.join(rows, on=ITEM_INDEX, how="left", maintain_order="left_right")
+    rows = rows.with_columns(
+        pl.col("status").fill_null("missing"),
+        pl.int_range(pl.len()).over(ITEM_INDEX).cast(IMAGES["place"]).alias("place"),
+    )
+    return rows.with_columns(_used(use).alias("used")).select(IMAGES.keys())
 
 
-def _report(table: pl.DataFrame) -> Report:
+def _used(use: Use) -> pl.Expr:
+    usable = pl.col("status") == "ok"
+    if use == "best":
+        pixels = pl.when(usable).then(pl.col("width").cast(pl.Int64) * pl.col("height"))
+        return usable & (pixels.rank("ordinal", descending=True).over(ITEM_INDEX) == 1)
+    # Of the rows that are not usable most have no digest.
+    return usable & pl.struct(usable, "sha256").is_first_distinct().over(ITEM_INDEX)
+
+
+def _report(table: pl.DataFrame, warnings: list[str], again: str | None) -> Report:
     counts = {status: table.filter(pl.col("status") == status).height for status in IMAGE_STATUSES}
     bad = table.filter(~pl.col("status").is_in(["ok", "missing"]))
     examples = {
@@ -153,9 +166,13 @@ def _report(table: pl.DataFrame) -> Report:
         for status, count in counts.items()
         if count and status != "ok"
     }
-    told = islice(bad.select("path", "status", "detail").iter_rows(), 3)
-    warnings = [f"{path} is {status}: {detail}" for path, status, detail in told]
-    if bad.height > len(warnings):
-        warnings.append(f"and {bad.height - len(warnings)} more; see images.parquet")
+    told = islice(bad.select(pl.coalesce("origin", "path", ITEM_ID), "status", "detail").iter_rows(), 3)
+    warnings += [f"{name} is {status}: {detail}" for name, status, detail in told]
+    if bad.height > 3:
+        warnings.append(f"and {bad.height - 3} more; see images.parquet")
     summary = ", ".join(f"{count:,} {status.replace('_', ' ')}" for status, count in counts.items() if count)
-    return {**counts, "examples": examples, "warnings": warnings, "summary": summary}
+    with_image = table.filter("used")[ITEM_INDEX].n_unique()
+    if table[ITEM_INDEX].n_unique() < table.height:
+        summary += f"; {with_image:,} items with an image"
+    report = {**counts, "with_image": with_image, "examples": examples, "warnings": warnings, "summary": summary}
+    return report if again is None else {**report, "again": again}

@@ -6,7 +6,6 @@ N items (row 0 is padding), T width of a text vector.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -16,6 +15,7 @@ from torch import Tensor
 from reveal_core.extraction.critics.base import Asked, Critic
 from reveal_core.extraction.feedback import Feedback
 from reveal_core.extraction.prompts import present_fields, prompts_table
+from reveal_core.images import FilePart
 from reveal_core.schema import ITEM_INDEX
 from reveal_core.sequences import Int64s, Sequences
 
@@ -78,7 +78,7 @@ class Rewriter:
     """
 
     def __init__(
-        self, critic: Critic, items: pl.DataFrame, train: Sequences, images: Sequence[Path | None], share: float
+        self, critic: Critic, items: pl.DataFrame, train: Sequences, images: Sequence[FilePart | None], share: float
     ) -> None:
         self._critic, self._items, self._train, self._images, self._share = critic, items, train, images, share
 

@@ -26,11 +26,13 @@ from PIL import Image
 from pipeline.decoding import ImageFile, decoded_batches
 from pipeline.files import FileDigests
 from pipeline.patches import fill_cache, open_patches
+from pipeline.sources.folder import Folder
 from pipeline.stage import Workspace
 from pipeline.stages.encode import Encode
 from pipeline.stages.images import Images
 from reveal_core.encoders.base import Encoder
 from reveal_core.encoders.embedded import Embedded
+from reveal_core.images import FilePart
 from reveal_core.schema import ITEMS
 from tests.benchmarks.measure import RSS_UNIT
 
@@ -93,16 +95,15 @@ def throughput(root: Path, repeats: int) -> list[dict[str, Any]]:
     warm_up(encoder, batch)
     for turn in range(repeats):
         part = files[turn * share : (turn + 1) * share]
-        named = [(hashlib.sha256(path.read_bytes()).hexdigest(), str(path)) for path in part]
-        given = [ImageFile(sha256, sha256, path) for sha256, path in named]
+        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in part]
+        given = [ImageFile(sha256, sha256, FilePart(str(path))) for sha256, path in zip(digests, part, strict=True)]
         decoded = list(decoded_batches(given, encoder.preprocess, batch, 0))
         store = open_patches(encoder, root / f"cache{turn}")
-        images = pl.DataFrame(named, schema=["sha256", "path"], orient="row").with_columns(status=pl.lit("ok"))
-        options = {"folder": "/", "batch_size": batch, "workers": WORKERS, "progress": Silent()}
+        options = {"batch_size": batch, "workers": WORKERS, "progress": Silent()}
         steps: dict[str, Callable[[], object]] = {
             "forward": lambda decoded=decoded: forward_only(encoder, decoded),
             "decode": lambda given=given: list(decoded_batches(given, encoder.preprocess, batch, WORKERS)),
-            "both": functools.partial(fill_cache, encoder, store, images, **options),
+            "both": functools.partial(fill_cache, encoder, store, given, **options),
         }
         for name, step in steps.items():
             rates[name].append(share / seconds(step))
@@ -136,7 +137,7 @@ def warm_up(encoder: Encoder, batch: int) -> None:
 
 def whole_stage(root: Path, count: int) -> list[dict[str, Any]]:
     """The stage as the pipeline runs it, model loading included: with an empty cache, then with a full one."""
-    photos = Images(folder=str(root / "images"), workers=WORKERS)
+    photos = Images(source=Folder(folder="images"), folder=str(root / "images"), workers=WORKERS)
     look = workspace(root, "checked", "cache")
     checked = seconds(lambda: photos.run({"ingest": root / "ingest"}, look))
     stage = Encode(encoder=Embedded(), folder=str(root / "images"), workers=WORKERS)

@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from pipeline.files import FileDigests
+from pipeline.sources.folder import Folder
 from pipeline.stage import Report, Stage, Workspace
 from pipeline.stages.encode import Encode
 from pipeline.stages.evaluate import Evaluate
@@ -34,6 +35,7 @@ from reveal_core.training import TrainConfig
 NUM_ITEMS, NUM_USERS = 15, 24
 FAKE = Fake(dim=4, batch_size=4)
 MODEL = ModelConfig(hidden_dim=8, max_seq_len=4, backbone=SasRec(num_layers=1, num_heads=1))
+PHOTOS = Folder(folder="photos", pattern="{item_id}.png")
 TRAIN = TrainConfig(max_epochs=3, batch_size=60, lr=0.01, device="cpu")
 
 
@@ -91,7 +93,7 @@ class Shop:
         frame(rows, INTERACTIONS).write_parquet(ingest / "interactions.parquet")
         self.inputs = {"ingest": ingest}
         photos = str(self.root / "photos")
-        self.inputs["images"], _ = self.run(Images(folder=photos, pattern="{item_id}.png", workers=0), "images")
+        self.inputs["images"], _ = self.run(Images(source=PHOTOS, folder=photos, workers=0), "images")
         self.inputs["split"], _ = self.run(Split(), "split")
         self.encoded = {
             blocks: self.run(Encode(encoder=FAKE, tail_blocks=blocks, folder=photos, workers=0), f"encode{blocks}")[0]

@@ -15,12 +15,13 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.patches import fill_cache, half, image_keys, open_patches, read_images, shard_rows
+from pipeline.patches import fill_cache, half, image_files, image_keys, keys_by_item, open_patches, read_images, shard_rows
 from pipeline.shards import ArrayStore
 from reveal_core.encoders import Fake
 from reveal_core.encoders.base import Encoder
 from reveal_core.errors import UserError
 from reveal_core.images import decode_image
+from reveal_core.schema import IMAGES
 
 
 class Silent:
@@ -36,19 +37,21 @@ class Silent:
 def photos(tmp_path: Path) -> pl.DataFrame:
     """images.parquet of 11 items: item 3 has the image of item 2, item 5 a broken one, item 7 none."""
     (tmp_path / "photos").mkdir()
-    rows: list[tuple[str | None, str | None, str]] = []
+    rows: list[tuple[int, str | None, str | None, bool]] = []
     for number in range(11):
         path = tmp_path / "photos" / f"{number}.png"
         pixels = np.random.default_rng(2 if number == 3 else number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(path)
-        rows.append((path.name, hashlib.sha256(path.read_bytes()).hexdigest(), "broken" if number == 5 else "ok"))
-    rows[7] = (None, None, "missing")
-    return pl.DataFrame(rows, schema={"path": pl.String, "sha256": pl.String, "status": pl.String}, orient="row")
+        rows.append((number + 1, path.name, hashlib.sha256(path.read_bytes()).hexdigest(), number != 5))
+    rows[7] = (8, None, None, False)
+    frame = pl.DataFrame(rows, schema=["item_index", "path", "sha256", "used"], orient="row")
+    table = pl.DataFrame({name: frame.get_column(name, default=None) for name in IMAGES}).cast(IMAGES)
+    return table.with_columns(key="sha256", prompt=pl.lit(""))
 
 
 def fill(encoder: Encoder, store: ArrayStore, photos: pl.DataFrame, folder: Path, **options: Any) -> int:
     given: dict[str, Any] = {"batch_size": 2, "workers": 0, "progress": Silent()} | options
-    return fill_cache(encoder, store, photos, folder=str(folder / "photos"), **given)
+    return fill_cache(encoder, store, image_files(photos, str(folder / "photos"), folder), **given)
 
 
 def test_keys_are_the_digests_of_usable_images(photos: pl.DataFrame) -> None:
@@ -58,14 +61,22 @@ def test_keys_are_the_digests_of_usable_images(photos: pl.DataFrame) -> None:
     assert image_keys(photos.clear()) == []
 
 
+def test_an_item_with_several_images_has_several_keys(photos: pl.DataFrame) -> None:
+    several = photos.with_columns(pl.Series("item_index", [1, 1, 2, 3, 3, 3, 4, 5, 5, 6, 6], pl.Int32))
+    digests = photos["sha256"].to_list()
+    expected = [digests[0:2], digests[2:3], digests[3:5], digests[6:7], digests[8:9], digests[9:11]]
+    assert keys_by_item(several) == expected, "the sixth photo is broken, the eighth is none"
+    assert image_keys(several) == [keys[0] for keys in expected]
+
+
 def test_only_an_encoder_that_reads_prompts_makes_them_part_of_the_key(photos: pl.DataFrame, tmp_path: Path) -> None:
     """Keys of other encoders stay what they were: a cache may have cost days."""
     titles = [None, "b", "c", "c", "e", "f", "g", "h", "i", "j", "k"]
     names = ("title", "brand", "category", "description")
     items = pl.DataFrame({name: titles if name == "title" else [None] * 11 for name in names})
     inputs = {"images": tmp_path, "ingest": tmp_path}
-    photos.write_parquet(tmp_path / "images.parquet")
-    items.write_parquet(tmp_path / "items.parquet")
+    photos.select(IMAGES.keys()).write_parquet(tmp_path / "images.parquet")
+    items.with_columns(photos["item_index"]).write_parquet(tmp_path / "items.parquet")
     reader: Any = Fake().build()
     assert image_keys(read_images(inputs, reader)) == (before := image_keys(photos))
     reader.prompt = "{title}"
@@ -76,7 +87,6 @@ def test_only_an_encoder_that_reads_prompts_makes_them_part_of_the_key(photos: p
     assert not {key for row, key in enumerate(keys) if row not in (0, 5, 7)} & set(before)
     text = hashlib.sha256(b"b").digest()
     assert keys[1] == hashlib.sha256(bytes.fromhex(str(before[1])) + text).hexdigest()
-
 
 @pytest.mark.parametrize(("batch_size", "rows"), [(32, 256), (1, 256), (100, 300), (1000, 1000)])
 def test_a_shard_is_whole_batches(batch_size: int, rows: int) -> None:

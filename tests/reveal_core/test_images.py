@@ -20,18 +20,17 @@ from PIL import Image
 
 from reveal_core.images import (
     FORMATS,
-    ImagesConfig,
+    FilePart,
+    ImageLimits,
     Preprocess,
-    check_file,
     check_image,
-    check_pattern,
+    check_part,
     decode_image,
-    image_path,
 )
 from tests import zoo
 from tests.zoo import saved
 
-LIMITS = ImagesConfig()
+LIMITS = ImageLimits()
 
 
 def picture(height: int = 40, width: int = 60, seed: int = 0) -> Image.Image:
@@ -67,21 +66,37 @@ def test_a_header_alone_is_unreadable_with_a_reason(data: bytes) -> None:
 
 def test_limits_are_kept_and_told() -> None:
     data = saved(picture(), "PNG")
-    pixels = check_image(data, ImagesConfig(max_pixels=40 * 60 - 1))
+    pixels = check_image(data, ImageLimits(max_pixels=40 * 60 - 1))
     assert pixels.status == "too_large"
     assert "60 x 40" in (pixels.detail or "")
-    assert check_image(data, ImagesConfig(max_pixels=40 * 60)).status == "ok"
+    assert check_image(data, ImageLimits(max_pixels=40 * 60)).status == "ok"
 
 
 def test_a_file_is_more_than_its_image(tmp_path: Path) -> None:
     data = saved(picture(), "PNG")
     path = tmp_path / "a.png"
     path.write_bytes(data)
-    check = check_file(path, LIMITS)
+    part = FilePart(str(path))
+    check = check_part(part, LIMITS)
     assert (check.status, check.num_bytes, check.sha256) == ("ok", len(data), hashlib.sha256(data).hexdigest())
-    large = check_file(path, ImagesConfig(max_bytes=len(data) - 1))
+    large = check_part(part, ImageLimits(max_bytes=len(data) - 1))
     assert (large.status, large.num_bytes, large.sha256) == ("too_large", len(data), None)
-    assert check_file(tmp_path / "none.png", LIMITS).status == "missing"
+    assert check_part(FilePart(str(tmp_path / "none.png")), LIMITS).status == "missing"
+
+
+def test_a_part_of_a_file_is_like_a_file(tmp_path: Path) -> None:
+    first, second = saved(picture(), "PNG"), saved(picture(seed=1), "JPEG")
+    (tmp_path / "both").write_bytes(b"head" + first + b"between" + second)
+    path = str(tmp_path / "both")
+    parts = [FilePart(path, 4, len(first)), FilePart(path, 4 + len(first) + 7, len(second))]
+    assert [part.read_bytes() for part in parts] == [first, second]
+    for part, data in zip(parts, (first, second), strict=True):
+        check = check_part(part, LIMITS)
+        assert (check.status, check.num_bytes, check.sha256) == ("ok", len(data), hashlib.sha256(data).hexdigest())
+    assert check_part(parts[1], ImageLimits(max_bytes=len(second) - 1)).status == "too_large"
+    behind = check_part(FilePart(path, parts[1].offset, len(second) + 1), LIMITS)
+    assert (behind.status, behind.sha256) == ("unreadable", None)
+    assert "ends after" in str(behind.detail)
 
 
 def test_the_pixel_limit_holds_before_decoding() -> None:
@@ -101,13 +116,13 @@ def animals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-ZOO_LIMITS = ImagesConfig(max_pixels=zoo.MAX_PIXELS, max_bytes=zoo.MAX_BYTES)
+ZOO_LIMITS = ImageLimits(max_pixels=zoo.MAX_PIXELS, max_bytes=zoo.MAX_BYTES)
 
 
 @pytest.mark.parametrize("name", zoo.ANIMALS)
 def test_the_zoo_has_its_statuses(animals: Path, name: str) -> None:
     path, animal = animals / f"{name}.jpg", zoo.ANIMALS[name]
-    check = check_file(path, ZOO_LIMITS)
+    check = check_part(FilePart(str(path)), ZOO_LIMITS)
     assert check.status == animal.status, check.detail
     assert animal.detail in (check.detail or "")
     assert (check.detail is None) == (check.status in ("ok", "missing"))
@@ -132,15 +147,15 @@ import resource, sys
 from pathlib import Path
 import numpy as np
 from PIL import Image
-from reveal_core.images import ImagesConfig, Preprocess, check_file, decode_image
+from reveal_core.images import FilePart, ImageLimits, Preprocess, check_part, decode_image
 Image.init()
-limits = ImagesConfig(max_pixels={zoo.MAX_PIXELS}, max_bytes={zoo.MAX_BYTES})
+limits = ImageLimits(max_pixels={zoo.MAX_PIXELS}, max_bytes={zoo.MAX_BYTES})
 preprocess = Preprocess(size=(224, 224), mean=(0, 0, 0), std=(1, 1, 1))
 taken = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 bound = taken + 20 * limits.max_pixels + 5 * limits.max_bytes
 resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
 for path in sorted(Path(sys.argv[1]).iterdir()):
-    check = check_file(path, limits)
+    check = check_part(FilePart(str(path)), limits)
     assert "emory" not in (check.detail or ""), (path, check)
     if check.status == "ok":
         preprocess.apply(decode_image(path.read_bytes()))
@@ -199,7 +214,7 @@ def test_damage_is_never_an_exception_and_ok_means_decodable(seed: int, format_:
     data = bytearray(saved(picture(24, 24, seed % 7), format_))
     for position in rng.integers(0, len(data), 5):
         data[position] = rng.integers(0, 256)
-    check = check_image(bytes(data), ImagesConfig(max_pixels=10_000))
+    check = check_image(bytes(data), ImageLimits(max_pixels=10_000))
     if check.status == "ok":
         assert decode_image(bytes(data)).mode == "RGB"
     else:
@@ -318,48 +333,10 @@ def test_preprocess_goes_to_workers() -> None:
     assert pickle.loads(pickle.dumps(ours)) == ours
 
 
-@pytest.mark.parametrize(
-    ("pattern", "reason"),
-    [
-        ("{asin}.jpg", "no field 'asin'"),
-        ("{}.jpg", "no field ''"),
-        ("{item_id.__class__}.jpg", "no field"),
-        ("{item_id", "malformed"),
-        ("{item_id:{x}}.jpg", "malformed"),
-        ("{item_id:d}.jpg", "malformed"),
-        ("cover.jpg", "no {item_id}"),
-        ("../{item_id}.jpg", "inside"),
-        ("/tmp/{item_id}.jpg", "inside"),
-    ],
-)
-def test_a_wrong_pattern_is_refused_with_a_reason(pattern: str, reason: str) -> None:
-    with pytest.raises(ValueError, match=reason):
-        check_pattern(pattern)
-    with pytest.raises(ValueError, match=reason):
-        ImagesConfig(pattern=pattern)
-
-
-@pytest.mark.parametrize("item_id", ["../x", "a/../../x", "..\\x", "/etc/passwd", "C:\\x", "x\0y", "C:/x"])
-def test_no_id_leads_out_of_the_folder(item_id: str) -> None:
-    assert image_path("{item_id}.jpg", item_id) is None
-
-
-@given(st.text(max_size=8))
-@settings(max_examples=100, deadline=None)
-def test_any_path_stays_inside(item_id: str) -> None:
-    path = image_path("{item_id}/x.jpg", item_id)
-    if path is not None:
-        assert (Path("/base/folder") / path).resolve().is_relative_to("/base/folder")
-
-
-def test_patterns_cut_ids() -> None:
-    assert image_path("{item_id:.3}/{item_id}.jpg", "0108775015") == "010/0108775015.jpg"
-
-
 @pytest.mark.parametrize("limits", [{"max_bytes": 0}, {"max_pixels": 0}, {"max_pixels": 10**12}])
 def test_limits_that_make_no_sense_are_refused(limits: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be"):
-        ImagesConfig(**limits)
+        ImageLimits(**limits)
 
 
 def test_a_worker_starts_light() -> None:

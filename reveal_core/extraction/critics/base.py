@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from reveal_core.config import Config
@@ -16,6 +15,7 @@ from reveal_core.config import Config
 if TYPE_CHECKING:
     import polars as pl
 
+    from reveal_core.images import FilePart
     from reveal_core.sequences import Int64s, Sequences
 
 Kind = Literal["rank_higher", "stop_over_exposing"]
@@ -40,7 +40,7 @@ class Asked:
     """Rows of the training sequences: those who chose the item."""
     wrong_users: Int64s
     """Rows of the training sequences: those to whom it was shown and who chose another."""
-    image: Path | None
+    image: FilePart | None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
@@ -22,7 +21,7 @@ from reveal_core.config import runtime
 from reveal_core.errors import RevealError, UserError
 from reveal_core.extraction.critics.base import Asked, CriticResources, CriticSettings, Rewrite, keep, words
 from reveal_core.extraction.prompts import MAX_WORDS, cut_words
-from reveal_core.images import decode_image
+from reveal_core.images import FilePart, decode_image
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -239,14 +238,14 @@ def messages(ask: Asked) -> list[ChatCompletionMessageParam]:
     ]
 
 
-def data_url(path: Path) -> str:
+def data_url(picture: FilePart) -> str:
     """An image file as a JPEG of at most :data:`MAX_SIDE` pixels a side, in a data URL.
 
     Raises:
         RewriteError: when it cannot be read.
     """
     try:
-        image = decode_image(path.read_bytes())
+        image = decode_image(picture.read_bytes())
     except Exception as error:  # A decoder fed with a broken file may raise anything at all.
         raise RewriteError("the image cannot be read", type(error).__name__) from None
     image.thumbnail((MAX_SIDE, MAX_SIDE))

@@ -15,6 +15,7 @@ import torch
 
 from pipeline.patches import open_patches
 from pipeline.shards import ArrayStore
+from pipeline.sources.folder import Folder
 from pipeline.stages.encode import Encode
 from pipeline.stages.images import Images
 from reveal_core.encoders.fake import Fake, FakeEncoder
@@ -38,7 +39,7 @@ def inputs(bench: Any) -> dict[str, Path]:
     titles: list[str | None] = [f"thing number {number % 7}" for number in range(COUNT)]
     titles[-2] = None
     ingest = bench.items(ids, title=titles)
-    images, _ = bench.run(Images(folder=str(bench.images)), {"ingest": ingest})
+    images, _ = bench.run(Images(source=Folder(folder="images"), folder=str(bench.images)), {"ingest": ingest})
     return {"ingest": ingest, "images": images}
 
 

@@ -38,7 +38,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The artifacts of the stages before: a small log, half of the images, an untrained model."""
     folders = {name: tmp_path_factory.mktemp(name) for name in ("ingest", "images", "split", "train")}
     numbers = range(1, NUM_ITEMS + 1)
-    items = [{"item_index": i, "item_id": f"i{i}", "status": "ok" if i % 2 else "missing"} for i in numbers]
+    items = [{"item_index": i, "item_id": f"i{i}", "used": i % 2 == 1} for i in numbers]
     users = [{"user_index": u, "user_id": f"u{u}", "num_interactions": len(v)} for u, v in enumerate(USERS_ITEMS)]
     rows = [
         {"user_index": u, "user_id": f"u{u}", "item_index": i, "item_id": f"i{i}", "position": at}

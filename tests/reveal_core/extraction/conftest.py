@@ -25,6 +25,7 @@ from reveal_core.extraction.promptbook import PromptBook, Rewriter
 from reveal_core.extraction.prompts import TEMPLATE, initial_prompts
 from reveal_core.extraction.visual import VisualLearner
 from reveal_core.features import ItemFeatures
+from reveal_core.images import FilePart
 from reveal_core.model import ModelConfig, SequenceRecommender, build_model
 from reveal_core.schema import ITEMS
 from reveal_core.sequences import Sequences, TrainingHistories
@@ -117,7 +118,7 @@ class Shop:
         learner = self.learner(config, None if book is None else book.vectors_NT, avl=avl)
         rewriter = None
         if critic is not None:
-            nowhere: Sequence[Path | None] = [None] * self.num_items
+            nowhere: Sequence[FilePart | None] = [None] * self.num_items
             rewriter = Rewriter(critic, self.items(), train.sequences, nowhere, config.rewrite_share)
         return Alternation(config, learner, train, seed, folder, book, rewriter, **options)
 

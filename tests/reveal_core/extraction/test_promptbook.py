@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from reveal_core.extraction.feedback import FEEDBACK, Feedback
 from reveal_core.extraction.promptbook import PromptBook, Rewriter, most_wrong
 from reveal_core.extraction.prompts import PROMPTS
 from reveal_core.features import standardise
+from reveal_core.images import FilePart
 from reveal_core.sequences import Sequences
 
 FIRST = ["a", None, "bb", "a dress"]
@@ -109,7 +109,7 @@ class Listener:
 def test_a_critic_is_told_all_that_is_known(shop: Any) -> None:
     train = Sequences.from_lists([[1, 2], [3, 1, 1], [], [4]])
     items = shop.items().head(4).with_columns(brand=pl.Series([None, "Acme", " ", None]))
-    critic, images = Listener(), [Path("1.jpg"), None, None, None]
+    critic, images = Listener(), [FilePart("1.jpg"), None, None, None]
     rewriter = Rewriter(critic, items, train, images, share=1.0)
     rows = rewriter.rewrite(feedback([0.1, 0.6, 0.0, 0.3], train), ["a", "b", "c", None], 5)
     assert [ask.item_index for ask in critic.asked] == [2, 1]
@@ -118,7 +118,7 @@ def test_a_critic_is_told_all_that_is_known(shop: Any) -> None:
     assert (second.prompt, second.kind, second.image) == ("b", "rank_higher", None)
     assert second.facts["wrong_exposures"] == 1
     assert "mean_rank" not in second.facts
-    assert (first.prompt, first.image, first.facts["mean_rank"]) == ("a", Path("1.jpg"), 7.0)
+    assert (first.prompt, first.image, first.facts["mean_rank"]) == ("a", FilePart("1.jpg"), 7.0)
     # Item 1 is in the histories of users 0 and 1 (twice), and in the lists of users 1 and 3, who wanted others.
     assert first.own_users.tolist() == [0, 1]
     assert first.wrong_users.tolist() == [1, 3]

@@ -22,6 +22,7 @@ from reveal_core.errors import UserError
 from reveal_core.extraction.critics import chat
 from reveal_core.extraction.critics.base import Asked, CriticResources, Rewrite
 from reveal_core.extraction.critics.chat import Chat
+from reveal_core.images import FilePart
 from reveal_core.sequences import Sequences
 
 KEY = "sk-very-secret-0123456789"
@@ -110,7 +111,7 @@ def proposes(prompt: str, analysis: str = "they like mud") -> Said:
 GOOD = proposes("Fell running shoes with a deep muddy tread")
 
 
-def question(item: int = 1, image: Path | None = None, **fields: str) -> Asked:
+def question(item: int = 1, image: FilePart | None = None, **fields: str) -> Asked:
     nobody = np.empty(0, dtype=np.int64)
     facts = {"mean_rank": 812.5, "num_targets": 4.0}
     return Asked(item, fields or FIELDS, f"old {item}", "rank_higher", facts, nobody, nobody, image)
@@ -130,7 +131,7 @@ def test_what_is_sent(serve: Callable[..., Endpoint], tmp_path: Path) -> None:
     picture = tmp_path / "shoe.png"
     Image.new("RGB", (1500, 600), "red").save(picture)
     endpoint = serve(GOOD)
-    ask(endpoint, question(image=picture))
+    ask(endpoint, question(image=FilePart(str(picture))))
     (sent,) = endpoint.requests
     assert (sent["path"], sent["model"]) == ("/v1/chat/completions", "some-model")
     assert endpoint.keys == [f"Bearer {KEY}"]
@@ -235,7 +236,7 @@ def test_an_unreadable_image_keeps_the_prompt_and_costs_nothing(serve: Callable[
     endpoint = serve(GOOD)
     broken = tmp_path / "broken.jpg"
     broken.write_bytes(b"no image")
-    found = ask(endpoint, question(1, broken), question(2, tmp_path / "gone.jpg"))
+    found = ask(endpoint, question(1, FilePart(str(broken))), question(2, FilePart(str(tmp_path / "gone.jpg"))))
     assert [answer.why.split(":")[1] for answer in found] == [" the image cannot be read"] * 2
     assert not endpoint.requests
 

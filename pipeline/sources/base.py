@@ -1,0 +1,171 @@
+"""What a source of images is: it says which images each item has, and where their bytes lie."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import polars as pl
+
+from pipeline.files import FileDigests
+from pipeline.patterns import check_pattern
+from pipeline.stage import Workspace
+from reveal_core.config import Config
+from reveal_core.errors import UserError
+from reveal_core.images import FilePart, ImageCheck, ImageLimits
+
+Use = Literal["first", "all", "best"]
+
+
+class Candidate(NamedTuple):
+    """One image of one item, before anybody has looked at it."""
+
+    item: int
+    """The item's row in items.parquet, from 0."""
+    path: str | None
+    """Of the file with its bytes, relative to the source's folder."""
+    offset: int | None = None
+    """Where in the file they begin; None = the whole file."""
+    num_bytes: int | None = None
+    """Of a part of a file."""
+    origin: str | None = None
+    """The member of a tar file, or the URL."""
+    verdict: ImageCheck | None = None
+    """What is known without looking: then nobody looks."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a source has for the items."""
+
+    candidates: list[Candidate]
+    """Item by item, each item's in their order; an item without any is not in here."""
+    warnings: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a source."""
+
+    items: pl.DataFrame
+    """items.parquet"""
+    first_only: bool
+    """Whether one image of each item is enough."""
+    limits: ImageLimits
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSource(Config, ABC):
+    """One kind of place where images are kept."""
+
+    @abstractmethod
+    def base_folder(self, root: Path) -> Path | None:
+        """What the paths of the images are relative to; None = the downloaded files in the work folder.
+
+        Args:
+            root: data.root.
+
+        Raises:
+            UserError: when it would lie outside of the root.
+        """
+
+    def columns(self) -> Sequence[str]:
+        """What it reads of items.parquet besides the ids."""
+        return ()
+
+    def check(self) -> None:
+        """See, before any work, that what is needed is at hand.
+
+        Raises:
+            UserError: what is missing, and how to get it.
+        """
+
+    @abstractmethod
+    def external(self, folder: Path | None, digests: FileDigests) -> dict[str, str]:
+        """Digests of what is out there, without reading the images.
+
+        Raises:
+            UserError: when it is not there.
+        """
+
+    @abstractmethod
+    def find(self, wanted: Wanted, folder: Path | None, work: Workspace) -> Found:
+        """The images of the items.
+
+        Raises:
+            UserError: when what is there is of the wrong kind.
+        """
+
+    @abstractmethod
+    def settle(
+        self, looked: Sequence[tuple[Candidate, ImageCheck]], folder: Path | None, work: Workspace
+    ) -> str | None:
+        """Take note of what became of the candidates.
+
+        Returns:
+            Why the same again may bring more, if it may.
+
+        Raises:
+            UserError: when there is not a single image, which cannot be meant.
+        """
+
+    def unfinished(self, images: pl.DataFrame, cache_dir: Path) -> str | None:
+        """Why what images.parquet names is no longer there, if it is not."""
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ByPattern(ImageSource):
+    """A source whose names hold the item's id."""
+
+    pattern: str | tuple[str, ...] = "{item_id}.jpg"
+    """Name of an item's image, e.g. ``{item_id:.3}/{item_id}.jpg`` (the first three characters of the id), or
+    ``**/{item_id}_*.png`` (any folders, any characters within a name); of several, in this order, what is there."""
+
+    def __post_init__(self) -> None:
+        if not self.patterns:
+            raise ValueError("pattern must not be empty")
+        for pattern in self.patterns:
+            check_pattern(pattern)
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        return (self.pattern,) if isinstance(self.pattern, str) else self.pattern
+
+
+def downloads_folder(cache_dir: Path) -> Path:
+    """Where files from the network are kept, by the digest of their bytes."""
+    return cache_dir / "downloads"
+
+
+def image_part(
+    path: str | None, offset: int | None, num_bytes: int | None, folder: Path | None, cache_dir: Path
+) -> FilePart:
+    """Where the bytes are that a row of images.parquet tells of; ``folder`` as :meth:`ImageSource.base_folder` says."""
+    base = downloads_folder(cache_dir) if folder is None else folder
+    return FilePart(str(base / str(path)), offset, None if offset is None else num_bytes)
+
+
+def inside_root(root: Path, name: str) -> Path:
+    """``name`` under ``root``.
+
+    Raises:
+        UserError: when it leads out of it.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(f"{name!r} leads out of data.root", where="data.images", mend="link it into data.root")
+    return root / name
+
+
+def digest_listing(files: Iterable[tuple[str, os.stat_result | None]]) -> str:
+    """Digest over the names, sizes and times of files; without a stat only the name counts."""
+    sha = hashlib.sha256()
+    for name, facts in files:
+        line = f"{name}\0" if facts is None else f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n"
+        sha.update(line.encode("utf-8", "surrogateescape"))
+    return sha.hexdigest()
