@@ -16,6 +16,7 @@ import polars as pl
 from reveal_core.config import Config
 from reveal_core.errors import UserError
 from reveal_core.schema import (
+    IMAGE_URLS,
     INTERACTIONS,
     ITEM_ID,
     ITEM_INDEX,
@@ -67,7 +68,7 @@ def clean(log: pl.DataFrame, items: pl.DataFrame, cleaning: Cleaning) -> Cleaned
         log: user_id, item_id, rating (or null), timestamp in ms (all null when the log has only an order) and,
             optionally, position, a number that grows along each user's history. Without both, the order of the
             rows is the order of time.
-        items: item_id (each once), title, brand, category, description.
+        items: item_id (each once), title, brand, category, description, image_urls.
 
     Raises:
         UserError: when only some rows have a timestamp (or a position), or when no interaction is left.
@@ -164,7 +165,8 @@ def _catalogue(items: pl.DataFrame, kept: pl.DataFrame, *, keep_unclicked: bool)
     clicked = kept.select(pl.col(ITEM_ID).unique().cast(pl.String))
     how: Literal["full", "left"] = "full" if keep_unclicked else "left"
     joined = clicked.join(items, on=ITEM_ID, how=how, coalesce=True).sort(ITEM_ID)
-    return joined.with_row_index(ITEM_INDEX, offset=1).select(pl.col(name).cast(dtype) for name, dtype in ITEMS.items())
+    numbered = joined.with_row_index(ITEM_INDEX, offset=1).with_columns(pl.col(IMAGE_URLS).fill_null([]))
+    return numbered.select(pl.col(name).cast(dtype) for name, dtype in ITEMS.items())
 
 
 def _numbered(kept: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame:

@@ -16,6 +16,7 @@ RATING = "rating"
 TIMESTAMP = "timestamp"
 POSITION = "position"
 TARGET = "target"
+IMAGE_URLS = "image_urls"
 
 PADDING = 0
 
@@ -38,6 +39,7 @@ ITEMS: dict[str, pl.DataType] = {
     "brand": pl.String(),
     "category": pl.String(),
     "description": pl.String(),
+    "image_urls": pl.List(pl.String),  # in their order; empty = none
 }
 
 #: users.parquet, sorted by user_index.

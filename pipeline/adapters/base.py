@@ -10,12 +10,24 @@ from typing import ClassVar, Literal
 
 import polars as pl
 
+from pipeline.addresses import addresses
 from pipeline.cells import Cells
 from reveal_core.config import Config
 from reveal_core.errors import UserError
-from reveal_core.schema import INTERACTIONS, ITEM_ID, ITEM_INDEX, ITEMS, POSITION, RATING, TIMESTAMP, USER_ID
+from reveal_core.schema import (
+    IMAGE_URLS,
+    INTERACTIONS,
+    ITEM_ID,
+    ITEM_INDEX,
+    ITEMS,
+    POSITION,
+    RATING,
+    TIMESTAMP,
+    USER_ID,
+)
+from reveal_core.texts import TEXT_FIELDS
 
-ITEM_FIELDS = tuple(name for name in ITEMS if name != ITEM_INDEX)
+ITEM_FIELDS = {name: dtype for name, dtype in ITEMS.items() if name != ITEM_INDEX}
 
 _YEAR_10000 = 253_402_300_800_000  # in ms; what is given in the wrong unit lies beyond
 _FRACTION, _OFFSET = r"(?:\.(\d{1,6})\d*)?", r"(Z|[+-]\d{2}:?\d{2})?"
@@ -29,7 +41,7 @@ class Raw:
     interactions: pl.DataFrame
     """In the order of the log: user_id, item_id, rating, timestamp (ms; null without one), position if it has it."""
     items: pl.DataFrame
-    """item_id (each once), title, brand, category, description."""
+    """item_id (each once), title, brand, category, description, image_urls (an empty list where there are none)."""
     dropped: dict[str, int]
     """Interactions that could not be read, by reason."""
     warnings: list[str]
@@ -158,7 +170,9 @@ def parse_log(cells: Cells, tolerated: float, unit: Literal["s", "ms"] = "s") ->
 
 
 def parse_items(cells: Cells, tolerated: float) -> Parsed:
-    """The catalogue from cells item_id and any of the text fields; empty texts become null.
+    """The catalogue from cells item_id and any other field of an item; empty texts become null.
+
+    Cells image_urls hold what :func:`pipeline.addresses.addresses` reads.
 
     Raises:
         UserError: when too many lines are malformed.
@@ -167,13 +181,11 @@ def parse_items(cells: Cells, tolerated: float) -> Parsed:
     malformed.add_rows(frame.filter(pl.col(ITEM_ID) == ""), ITEM_ID, "an id")
     frame = frame.filter(pl.col(ITEM_ID) != "")
     warnings = malformed.settle(frame.height, tolerated)
-    texts = [
-        (pl.when(pl.col(name) != "").then(pl.col(name)) if name in frame.columns else pl.lit(None, pl.String)).alias(
-            name
-        )
-        for name in ITEM_FIELDS
-    ]
-    items = frame.select(texts).unique(ITEM_ID, keep="first", maintain_order=True)
+    frame = frame.with_columns(pl.lit("").alias(name) for name in ITEM_FIELDS if name not in frame.columns)
+    texts = frame.select(ITEM_ID, pl.col(TEXT_FIELDS).replace("", None), IMAGE_URLS)
+    items = texts.unique(ITEM_ID, keep="first", maintain_order=True).with_columns(
+        pl.col(IMAGE_URLS).map_batches(addresses, pl.List(pl.String))
+    )
     if repeated := frame.height - items.height:
         warnings.append(f"{malformed.path.name}: {repeated} lines repeat an item; the first one stands")
     return Parsed(items, malformed.count, warnings)

@@ -60,6 +60,9 @@ class Catalogue(Config):
     """Column or columns of the category."""
     description: str | tuple[str, ...] = ()
     """Column or columns of the description."""
+    image_urls: str | tuple[str, ...] = ()
+    """Column or columns of the addresses of its images; one cell may hold several: a list (Parquet, JSON, or JSON in a
+    text), or addresses separated by ``|`` or white space."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +83,7 @@ class Table(Adapter):
         log_file, *catalogue = self.files(root)
         log = parse_log(_read_log(log_file, self.interactions), self.max_malformed, self.interactions.unit)
         if self.items is None:
-            return raw(log, Parsed(pl.DataFrame(schema=dict.fromkeys(ITEM_FIELDS, pl.String)), 0, []))
+            return raw(log, Parsed(pl.DataFrame(schema=ITEM_FIELDS), 0, []))
         return raw(log, parse_items(_read_items(catalogue[0], self.items), self.max_malformed))
 
 

@@ -26,8 +26,12 @@ def frame(rows: list[Row]) -> pl.DataFrame:
 
 def catalogue(*item_ids: str) -> pl.DataFrame:
     return pl.DataFrame(
-        {"item_id": item_ids, **{name: [f"{name} of {i}" for i in item_ids] for name in TEXTS}},
-        schema={"item_id": pl.String, **dict.fromkeys(TEXTS, pl.String)},
+        {
+            "item_id": item_ids,
+            **{name: [f"{name} of {i}" for i in item_ids] for name in TEXTS},
+            "image_urls": [[f"https://a.example/{i}.jpg"] for i in item_ids],
+        },
+        schema={"item_id": pl.String, **dict.fromkeys(TEXTS, pl.String), "image_urls": pl.List(pl.String)},
     )
 
 

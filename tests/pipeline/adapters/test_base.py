@@ -215,7 +215,7 @@ def test_ratings_may_be_absent_but_not_nonsense() -> None:
 def test_a_repeated_item_keeps_its_first_line() -> None:
     frame = pl.DataFrame({LINE: [2, 3], "item_id": ["i", "i"], "title": ["one", "two"]})
     parsed = parse_items(Cells(frame, Malformed(Path("items.csv"))), 0.01)
-    assert parsed.frame.rows() == [("i", "one", None, None, None)]
+    assert parsed.frame.rows() == [("i", "one", None, None, None, [])]
     assert parsed.warnings == ["items.csv: 1 lines repeat an item; the first one stands"]
 
 

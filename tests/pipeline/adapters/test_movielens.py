@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.adapters.base import ITEM_FIELDS
 from pipeline.adapters.movielens import MovieLens
 from reveal_core.errors import UserError
 from reveal_core.interactions import Cleaning, clean
@@ -40,7 +41,7 @@ def test_every_form_with_every_other_gives_the_same(write: Write, tmp_path: Path
     assert [path.name for path in adapter.files(tmp_path)] == [ratings, movies]
     raw = adapter.read(tmp_path)
     assert raw.interactions.rows() == [("1", "10", 4.0, 881250949000), ("2", "11", 3.0, 881250950000)]
-    assert raw.items.rows() == [
+    assert raw.items.drop("image_urls").rows() == [
         ("10", TITLES[0], None, "Animation, Children's, Comedy", None),
         ("11", TITLES[1], None, None, None),
     ]
@@ -62,7 +63,7 @@ def test_plots_become_descriptions(write: Write, tmp_path: Path) -> None:
     adapter = MovieLens(plots="plots.jsonl")
     assert adapter.files(tmp_path)[-1].name == "plots.jsonl"
     raw = adapter.read(tmp_path)
-    assert raw.items.columns == ["item_id", "title", "brand", "category", "description"]
+    assert dict(raw.items.schema) == ITEM_FIELDS
     assert raw.items["description"].to_list() == [None, "Neo."]
     assert "plots.jsonl: 1 malformed" in raw.warnings[0]
 

@@ -14,6 +14,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.adapters import AdapterConfig
+from pipeline.adapters.base import ITEM_FIELDS
 from pipeline.adapters.table import Catalogue, Log, Table
 from reveal_core.errors import UserError
 
@@ -58,8 +59,32 @@ def test_every_format_gives_the_same(tmp_path: Path, form: str) -> None:
     assert [path.name for path in adapter.files(tmp_path)] == [f"log.{form}", f"items.{form}"]
     raw = adapter.read(tmp_path)
     assert raw.interactions.rows() == [("a", "007", 4.5, 100), ("b", "8", None, 200)]
-    assert raw.items.rows() == [("007", "Boots, red", "x", None, "red high"), ("8", None, "y", None, "low")]
+    assert raw.items.drop("image_urls").rows() == [
+        ("007", "Boots, red", "x", None, "red high"),
+        ("8", None, "y", None, "low"),
+    ]
     assert (raw.dropped, raw.warnings) == ({"malformed": 0}, [])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_addresses_of_images_from_a_list_or_a_text(tmp_path: Path, form: str) -> None:
+    one, two, spaced = "https://a.example/1.jpg?w=2", "http://b.example/2.jpg", "https://a.example/my hat.jpg"
+    save(LOG, tmp_path / f"log.{form}")
+    cells = [f"{one}|{two}", f'["{one}", "{spaced}"]', spaced, "", f" {two}  {one} "]
+    columns = {"sku": list("abcde"), "photo": cells, "more": ["", two, two, "", ""]}
+    if form.startswith(("json", "ndjson", "parquet")):
+        columns["photo"] = [[one, two], [one, spaced], [spaced], [], [two, one]]
+    save(pl.DataFrame(columns), tmp_path / f"items.{form}")
+    log = Log(file=f"log.{form}", user="who", item="sku")
+    found = Table(interactions=log, items=Catalogue(file=f"items.{form}", item="sku", image_urls="photo")).read(
+        tmp_path
+    )
+    expected = [[one, two], [one, spaced], [spaced], list[str](), [two, one]]
+    assert found.items["image_urls"].to_list() == expected
+    both = Catalogue(file=f"items.{form}", item="sku", image_urls=("photo", "more"))
+    if form.startswith(("json", "ndjson", "parquet")):
+        expected[1], expected[2] = [one, spaced, two], [spaced, two]
+        assert Table(interactions=log, items=both).read(tmp_path).items["image_urls"].to_list() == expected
 
 
 @pytest.mark.parametrize("form", FORMATS[::2])
@@ -96,7 +121,7 @@ def test_rows_without_a_time_or_id_are_malformed(tmp_path: Path) -> None:
     raw = Table(interactions=Log(file="log.parquet", user="who", item="sku", timestamp="at")).read(tmp_path)
     assert raw.dropped == {"malformed": 1}
     assert raw.warnings == ["log.parquet: 1 malformed of 3 lines dropped (line 2: user_id is empty)"]
-    assert raw.items.columns == ["item_id", "title", "brand", "category", "description"]
+    assert dict(raw.items.schema) == ITEM_FIELDS
 
 
 @pytest.mark.parametrize("form", FORMATS)
