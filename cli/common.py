@@ -74,7 +74,7 @@ def run_until(stage: str, manifest_path: Path, overrides: tuple[str, ...], workd
         stages = [
             {
                 "stage": status.stage,
-                "ran": status.receipt is None,
+                "ran": not status.done,
                 "why": status.why,
                 "key": receipt.key,
                 "seconds": receipt.seconds,

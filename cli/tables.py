@@ -23,12 +23,12 @@ MARKS = {"done": "[green]done[/]", "stale": "[yellow]stale[/]", "missing": "[red
 
 def print_outcome(console: Console, outcome: Sequence[tuple[StageStatus, Receipt]], folder: Path) -> None:
     """What ran, what did not and why, and what the stages want people to know."""
-    ran = [status for status, _ in outcome if status.receipt is None]
+    ran = [status for status, _ in outcome if not status.done]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("stage", "", "seconds", "what"):
         table.add_column(column, justify="right" if column == "seconds" else "left")
     for status, receipt in outcome:
-        fresh = status.receipt is None
+        fresh = not status.done
         seconds = f"{receipt.seconds:.1f}" if fresh else "-"
         table.add_row(status.stage, "ran" if fresh else "unchanged", seconds, _summary(receipt.report))
     console.print(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.artifacts import ArtifactStore, Receipt
@@ -54,7 +54,7 @@ class Success:
     @property
     def fresh(self) -> bool:
         """Whether anything had to run."""
-        return any(status.receipt is None for status, _ in self.stages)
+        return any(not status.done for status, _ in self.stages)
 
     def receipt(self, stage: str) -> Receipt:
         return next(receipt for status, receipt in self.stages if status.stage == stage)
@@ -73,6 +73,8 @@ class Bench:
     store: ArtifactStore
     digests: FileDigests
     progress: Progress
+    built: set[str] = field(default_factory=set)
+    """Keys: see :class:`Runner`."""
 
     def attempt(self, name: str, manifest: Manifest, until: str) -> Success | Failure:
         """Bring a manifest up to date until a stage; what is done already is not done again.
@@ -81,7 +83,8 @@ class Bench:
             LockedError: another run holds the work folder, so that no other attempt could succeed either.
         """
         try:
-            return Success(tuple(Runner(name, plan(manifest), self.store, self.digests).run(until, self.progress)))
+            runner = Runner(name, plan(manifest), self.store, self.digests, self.built)
+            return Success(tuple(runner.run(until, self.progress)))
         except LockedError:
             raise
         except UserError as error:

@@ -32,7 +32,12 @@ class StageStatus:
     key: str | None = None
     """None while an input is not done, as the key needs its digest."""
     receipt: Receipt | None = None
+    """Of a finished result; also of one that is stale only because running again may bring more."""
     basis: dict[str, Any] | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.state == "done"
 
 
 class Runner:
@@ -41,10 +46,20 @@ class Runner:
     Args:
         name: the manifest's name; its last run is remembered under it.
         stages: in an order in which every stage stands after its inputs.
+        built: keys of what has been built already: an unfinished result is not built again. Runs that are to be
+            compared share it, so that they see the same.
     """
 
-    def __init__(self, name: str, stages: Sequence[Stage], store: ArtifactStore, digests: FileDigests) -> None:
+    def __init__(
+        self,
+        name: str,
+        stages: Sequence[Stage],
+        store: ArtifactStore,
+        digests: FileDigests,
+        built: set[str] | None = None,
+    ) -> None:
         self.name, self.store, self.digests = name, store, digests
+        self._built = set() if built is None else built
         self.stages = {stage.name: stage for stage in stages}
 
     def status(self) -> list[StageStatus]:
@@ -71,7 +86,8 @@ class Runner:
                 stage = self.stages[name]
                 # Read anew each time: every stage that finishes changes the record, also if the next one is killed.
                 status = self._inspect(stage, found, self.store.last_run(self.name).get(name))
-                receipt = status.receipt or self._build(stage, status, outcome, progress)
+                receipt = status.receipt if status.done else None
+                receipt = receipt or self._build(stage, status, outcome, progress)
                 self.store.record_run(self.name, receipt)
                 outcome[name] = (status, receipt)
                 found[name] = StageStatus(name, "done", "", receipt.key, receipt, receipt.basis)
@@ -103,6 +119,9 @@ class Runner:
         key = digest_json(now)
         receipt = self.store.receipt(stage.name, key)
         if receipt is not None:
+            again = stage.unfinished(self.store.folder(stage.name, key), self.store.cache_dir)
+            if again is not None and key not in self._built:
+                return StageStatus(stage.name, "stale", again, key, receipt, now)
             return StageStatus(stage.name, "done", "nothing it depends on changed", key, receipt, now)
         if last is None:
             return StageStatus(stage.name, "missing", "never run", key, basis=now)
@@ -135,6 +154,7 @@ class Runner:
                 seconds=time.monotonic() - started,
                 versions=_versions(),
             )
+        self._built.add(status.key)
         progress.log(f"{stage.name}: done in {receipt.seconds:.1f} s")
         return receipt
 

@@ -76,6 +76,14 @@ class Stage(Config):
             UserError: what is missing, and how to get it.
         """
 
+    def unfinished(self, result: Path, cache_dir: Path) -> str | None:
+        """Why running again may give another result although no input changed; None, as for most, when it cannot.
+
+        Args:
+            result: the folder of the finished artifact.
+        """
+        return None
+
     @abstractmethod
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         """Read the input folders (by stage name), write ``work.out_dir``, return what is worth telling (JSON)."""

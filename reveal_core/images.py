@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple
 
 from reveal_core.config import Config
 
@@ -131,7 +131,7 @@ def check_image(data: bytes, limits: ImageLimits) -> ImageCheck:
     if not data:
         return ImageCheck("empty", "the file has 0 bytes")
     try:
-        with _opened(data) as image:
+        with _opened(io.BytesIO(data)) as image:
             facts: dict[str, Any] = {"width": image.width, "height": image.height, "format": image.format}
             if image.width * image.height > limits.max_pixels:
                 pixels = f"{image.width} x {image.height} pixels, more than max_pixels = {limits.max_pixels}"
@@ -154,18 +154,27 @@ def decode_image(data: bytes) -> Image.Image:
     Raises:
         Exception: whatever Pillow raises; not for a file that :func:`check_image` found ok.
     """
-    with _opened(data) as image:
+    with _opened(io.BytesIO(data)) as image:
         return _to_rgb(image)
 
 
+def identify(path: Path) -> str | None:
+    """The format that the header of a file names; None when it is in no known one."""
+    try:
+        with path.open("rb") as file, _opened(file) as image:
+            return image.format
+    except Exception:  # A decoder fed with a broken file may raise anything at all.
+        return None
+
+
 @contextmanager
-def _opened(data: bytes) -> Iterator[Image.Image]:
+def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
     """Pillow warns of large images, corrupt metadata and odd palettes; the statuses say all that matters."""
     from PIL import Image
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(file, formats=FORMATS) as image:
             yield image
 
 

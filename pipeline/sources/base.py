@@ -102,20 +102,18 @@ class ImageSource(Config, ABC):
         """
 
     @abstractmethod
-    def settle(
-        self, looked: Sequence[tuple[Candidate, ImageCheck]], folder: Path | None, work: Workspace
-    ) -> str | None:
+    def settle(self, looked: Sequence[tuple[Candidate, ImageCheck]], folder: Path | None, work: Workspace) -> list[str]:
         """Take note of what became of the candidates.
 
         Returns:
-            Why the same again may bring more, if it may.
+            What is worth telling.
 
         Raises:
             UserError: when there is not a single image, which cannot be meant.
         """
 
-    def unfinished(self, images: pl.DataFrame, cache_dir: Path) -> str | None:
-        """Why what images.parquet names is no longer there, if it is not."""
+    def unfinished(self, images: Path, cache_dir: Path) -> str | None:
+        """Why looking again may find another thing than the file images.parquet says, though nothing here changed."""
         return None
 
 

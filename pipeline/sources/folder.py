@@ -56,11 +56,12 @@ class Folder(ByPattern):
                 candidates.append(self._not_found(item, item_id))
         return Found(candidates, _shared(candidates) if stars else ())
 
-    def settle(self, looked: Sequence[tuple[Candidate, ImageCheck]], folder: Path | None, work: Workspace) -> None:
+    def settle(self, looked: Sequence[tuple[Candidate, ImageCheck]], folder: Path | None, work: Workspace) -> list[str]:
         if all(check.status == "missing" for _, check in looked):
             looked_for = next((image.path for image, _ in looked if image.path is not None), self.patterns[0])
             mend = f"the first one looked for was {looked_for}; set data.images.pattern"
             raise UserError("no item has an image there", where=f"data.images: {folder}", mend=mend)
+        return []
 
     def _not_found(self, item: int, item_id: str) -> Candidate:
         """With the name that was looked for first, where it is one name."""

@@ -68,10 +68,11 @@ class Tar(ByPattern):
             candidates += found[: 1 if wanted.first_only else None]
         return Found(candidates, [line for shard, index in indices.items() for line in index.warnings(shard)])
 
-    def settle(self, looked: Sequence[tuple[Candidate, ImageCheck]], folder: Path | None, work: Workspace) -> None:
+    def settle(self, looked: Sequence[tuple[Candidate, ImageCheck]], folder: Path | None, work: Workspace) -> list[str]:
         if not looked:
             where, mend = f"data.images.source: {folder}/{self.files}", "set data.images.source.pattern"
             raise UserError("no item has an image in these tar files", where=where, mend=mend)
+        return []
 
     def _paths(self, folder: Path) -> list[Path]:
         paths = sorted(path for path in folder.glob(self.files) if path.is_file()) if folder.is_dir() else []

@@ -69,18 +69,21 @@ class Images(Stage):
     def external(self, digests: FileDigests) -> dict[str, str]:
         return {} if self.source is None else self.source.external(self._folder, digests)
 
+    def unfinished(self, result: Path, cache_dir: Path) -> str | None:
+        return None if self.source is None else self.source.unfinished(result / "images.parquet", cache_dir)
+
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         columns = [ITEM_INDEX, ITEM_ID, *(self.source.columns() if self.source is not None else ())]
         items = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=columns)
-        again, warnings, looked = None, list[str](), list[tuple[Candidate, ImageCheck]]()
+        warnings, looked = list[str](), list[tuple[Candidate, ImageCheck]]()
         if self.source is not None:
             found = self.source.find(Wanted(items, self.use == "first", self.limits), self._folder, work)
             looked = list(zip(found.candidates, self._look(found.candidates, work), strict=True))
-            again, warnings = self.source.settle(looked, self._folder, work), list(found.warnings)
+            warnings = [*found.warnings, *self.source.settle(looked, self._folder, work)]
         table = _table(items.select(ITEM_INDEX, ITEM_ID), looked, self.use)
         with atomic_path(work.out_dir / "images.parquet") as temporary:
             table.write_parquet(temporary, compression="zstd", statistics=True)
-        return _report(table, warnings, again)
+        return _report(table, warnings)
 
     def _look(self, candidates: Sequence[Candidate], work: Workspace) -> list[ImageCheck]:
         """What is known of each image: remembered, or looked at now."""
@@ -158,7 +161,7 @@ def _used(use: Use) -> pl.Expr:
     return usable & pl.struct(usable, "sha256").is_first_distinct().over(ITEM_INDEX)
 
 
-def _report(table: pl.DataFrame, warnings: list[str], again: str | None) -> Report:
+def _report(table: pl.DataFrame, warnings: list[str]) -> Report:
     counts = {status: table.filter(pl.col("status") == status).height for status in IMAGE_STATUSES}
     bad = table.filter(~pl.col("status").is_in(["ok", "missing"]))
     examples = {
@@ -166,7 +169,9 @@ def _report(table: pl.DataFrame, warnings: list[str], again: str | None) -> Repo
         for status, count in counts.items()
         if count and status != "ok"
     }
-    told = islice(bad.select(pl.coalesce("origin", "path", ITEM_ID), "status", "detail").iter_rows(), 3)
+    # What comes after the question mark of an address may be a key.
+    name = pl.coalesce(pl.col("origin").str.replace(r"(?s)\?.*", "?..."), "path", ITEM_ID)
+    told = islice(bad.select(name, "status", "detail").iter_rows(), 3)
     warnings += [f"{name} is {status}: {detail}" for name, status, detail in told]
     if bad.height > 3:
         warnings.append(f"and {bad.height - 3} more; see images.parquet")
@@ -174,5 +179,4 @@ def _report(table: pl.DataFrame, warnings: list[str], again: str | None) -> Repo
     with_image = table.filter("used")[ITEM_INDEX].n_unique()
     if table[ITEM_INDEX].n_unique() < table.height:
         summary += f"; {with_image:,} items with an image"
-    report = {**counts, "with_image": with_image, "examples": examples, "warnings": warnings, "summary": summary}
-    return report if again is None else {**report, "again": again}
+    return {**counts, "with_image": with_image, "examples": examples, "warnings": warnings, "summary": summary}

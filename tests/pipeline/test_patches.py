@@ -15,7 +15,16 @@ import pytest
 import torch
 from PIL import Image
 
-from pipeline.patches import fill_cache, half, image_files, image_keys, keys_by_item, open_patches, read_images, shard_rows
+from pipeline.patches import (
+    fill_cache,
+    half,
+    image_files,
+    image_keys,
+    keys_by_item,
+    open_patches,
+    read_images,
+    shard_rows,
+)
 from pipeline.shards import ArrayStore
 from reveal_core.encoders import Fake
 from reveal_core.encoders.base import Encoder
@@ -87,6 +96,7 @@ def test_only_an_encoder_that_reads_prompts_makes_them_part_of_the_key(photos: p
     assert not {key for row, key in enumerate(keys) if row not in (0, 5, 7)} & set(before)
     text = hashlib.sha256(b"b").digest()
     assert keys[1] == hashlib.sha256(bytes.fromhex(str(before[1])) + text).hexdigest()
+
 
 @pytest.mark.parametrize(("batch_size", "rows"), [(32, 256), (1, 256), (100, 300), (1000, 1000)])
 def test_a_shard_is_whole_batches(batch_size: int, rows: int) -> None:

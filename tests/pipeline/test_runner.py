@@ -104,7 +104,7 @@ def runner(tmp_path: Path, source: Path, *, least: int = 0, workers: int = 1, fa
 
 
 def ran(graph: Runner, until: str = "double") -> list[str]:
-    return [status.stage for status, _ in graph.run(until, SilentProgress()) if status.receipt is None]
+    return [status.stage for status, _ in graph.run(until, SilentProgress()) if not status.done]
 
 
 def why(graph: Runner) -> dict[str, tuple[str, str]]:
@@ -226,3 +226,50 @@ def test_receipts_tell_what_the_result_depends_on(tmp_path: Path, source: Path) 
     assert receipts["words"].basis["config"] == {"data.least": 0}
     assert receipts["words"].basis["inputs"] == {"read": receipts["read"].digest}
     assert receipts["words"].files["count"]["bytes"] == 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetch(Stage):
+    """Gets one more line each time, until it has three."""
+
+    name: ClassVar[str] = "words"
+    version: ClassVar[int] = 1
+    far: str = runtime("")
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return ()
+
+    def unfinished(self, result: Path, cache_dir: Path) -> str | None:
+        count = int((result / "count").read_text())
+        return f"{3 - count} lines are asked for again" if count < 3 else None
+
+    def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
+        with Path(self.far).open("a") as far:
+            far.write("x")
+        (work.out_dir / "count").write_text(str(Path(self.far).stat().st_size))
+        return {}
+
+
+def fetching(tmp_path: Path, built: set[str] | None = None) -> Runner:
+    store = ArtifactStore(tmp_path / "work")
+    stages = [Fetch(far=str(tmp_path / "far")), Double()]
+    return Runner("test", stages, store, FileDigests(store.root / "digests.sqlite"), built)
+
+
+def test_an_unfinished_result_is_worked_on_by_every_run_until_it_is_finished(tmp_path: Path) -> None:
+    for count in (1, 2, 3):
+        graph = fetching(tmp_path)
+        assert ran(graph) == ["words", "double"]
+        assert (graph.folder("double") / "double").read_text() == str(2 * count)
+        left = 3 - count
+        state = ("stale", f"{left} lines are asked for again") if left else ("done", "nothing it depends on changed")
+        assert why(fetching(tmp_path)) == {"words": state, "double": ("done", "nothing it depends on changed")}
+    assert ran(fetching(tmp_path)) == []
+
+
+def test_runs_that_are_compared_work_on_an_unfinished_result_once(tmp_path: Path) -> None:
+    built: set[str] = set()
+    assert ran(fetching(tmp_path, built)) == ["words", "double"]
+    assert ran(fetching(tmp_path, built)) == []
+    assert ran(fetching(tmp_path)) == ["words", "double"]
