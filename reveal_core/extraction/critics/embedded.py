@@ -124,7 +124,8 @@ class WordCritic:
             return keep(ask, "nobody chose it in training")
         head = _head(ask)
         known = set(words(head))
-        order = [k for k in np.lexsort((word_ids, -scores)) if scores[k] > 0]
+        # Shares that are equal are so exactly; their log odds may differ by rounding.
+        order = [k for k in np.lexsort((word_ids, -scores)) if scores[k] > 0 and shares[k, 0] > shares[k, 1]]
         order = [k for k in order if self._vocabulary[word_ids[k]] not in known]
         if not order:
             return keep(ask, "no word tells its own users from the others")
