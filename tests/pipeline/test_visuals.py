@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from pipeline.files import FileDigests
-from pipeline.patches import image_keys, open_patches
+from pipeline.patches import image_keys, open_patches, read_images
 from pipeline.stage import Workspace
 from pipeline.stages.encode import Encode
 from pipeline.tower_sources import TowerBuilder
@@ -26,8 +26,9 @@ from reveal_core.tuning.config import TuningConfig
 
 
 def cached(visual_shop: Any, tail_blocks: int) -> tuple[Any, list[str | None]]:
-    store = open_patches(visual_shop.encoder.build(tail_blocks), visual_shop.root / "cache")
-    return store, [None, *image_keys(pl.read_parquet(visual_shop.inputs["images"] / "images.parquet"))]
+    encoder = visual_shop.encoder.build(tail_blocks)
+    store = open_patches(encoder, visual_shop.root / "cache")
+    return store, [None, *image_keys(read_images(visual_shop.inputs, encoder))]
 
 
 @pytest.mark.parametrize("tail_blocks", [0, 1])
@@ -58,10 +59,10 @@ def test_shuffled_tokens_are_those_that_the_control_deals(visual_shop: Any) -> N
     settings = visual_shop.extraction("soft", tail_blocks=1, control="shuffled")
     store, keys = cached(visual_shop, 1)
     visuals = Visuals(settings, visual_shop.encoder, str(visual_shop.root / "photos"), 0, seed=4)
-    images = pl.read_parquet(visual_shop.inputs["images"] / "images.parquet")
+    encoder = visual_shop.encoder.build(1)
     digests = FileDigests(visual_shop.root / "digests.sqlite")
     work = Workspace(visual_shop.root, visual_shop.root, visual_shop.root / "cache", digests, visual_shop.recorder())
-    shown = visuals._tokens(visual_shop.encoder.build(1), images, work)
+    shown = visuals._tokens(encoder, read_images(visual_shop.inputs, encoder), work)
     own = CachedTokens(store, keys, None)
     dealt = control_items(own.has, "shuffled", 4)
     items = np.flatnonzero(own.has)

@@ -161,7 +161,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
         preprocess.apply(decode_image(path.read_bytes()))
     print(ascii(path.stem), check.status, sep="\t")
 try:
-    np.ones(20 * limits.max_pixels + 5 * limits.max_bytes, np.uint8)
+    np.ones(bound, np.uint8)
 except MemoryError:
     print("'the bound holds'", "ok", sep="\t")
 """

@@ -16,6 +16,7 @@ import torch
 
 from pipeline.fingerprint import basis
 from pipeline.patches import open_patches
+from pipeline.sources.folder import Folder
 from pipeline.stages.encode import Encode
 from pipeline.stages.images import Images
 from reveal_core.encoders import HfVlm
@@ -44,7 +45,7 @@ def encoder(request: pytest.FixtureRequest, tiny_vlm: Callable[[str], Path]) -> 
 def inputs(shop: Any, titles: list[str | None]) -> dict[str, Path]:
     ids = [f"i{number}" for number in range(len(titles))]
     ingest = shop.items(ids, title=titles, category=CATEGORIES)
-    images, _ = shop.run(Images(folder=str(shop.images)), {"ingest": ingest})
+    images, _ = shop.run(Images(source=Folder(folder="images"), folder=str(shop.images)), {"ingest": ingest})
     return {"ingest": ingest, "images": images}
 
 

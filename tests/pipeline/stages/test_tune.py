@@ -163,7 +163,7 @@ def test_more_blocks_than_there_are_is_one_line(visual_shop: Any, changes: dict[
 def test_a_modality_that_no_item_has_is_one_line(visual_shop: Any, tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     images = pl.read_parquet(visual_shop.inputs["images"] / "images.parquet")
-    images.with_columns(status=pl.lit("missing")).write_parquet(tmp_path / "images/images.parquet")
+    images.with_columns(used=pl.lit(False)).write_parquet(tmp_path / "images/images.parquet")
     with pytest.raises(UserError, match=r"^model\.modalities: no item has any image to tune on"):
         visual_shop.run(stage(visual_shop), "bare", inputs={**visual_shop.inputs, "images": tmp_path / "images"})
 
