@@ -64,6 +64,9 @@ class TuningConfig(Config):
     """Learning rate of what is tuned in the towers."""
     weight_decay: float = 0.01
     """Decoupled weight decay of all that learns, in units of the learning rate."""
+    fresh_items: int | None = None
+    """Items of a step, drawn at random, that go through the towers anew, with gradient; the others keep the vectors
+    that their towers gave at the beginning of the epoch. Null = all, as published: that is slow without a GPU."""
     tower_batch: int = runtime(256)
     """Items that go through a tower at once."""
     checkpointing: bool = runtime(False)
@@ -77,6 +80,8 @@ class TuningConfig(Config):
         for name in ("image_blocks", "text_blocks"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} must be at least 0, or null")
+        if self.fresh_items is not None and self.fresh_items < 1:
+            raise ValueError("fresh_items must be at least 1, or null")
         for name in ("tau", "lr", "tower_lr", "lora_alpha"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive")

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -59,28 +60,46 @@ class Embedder(nn.Module):
         self.config, self.sources, self.device = config, sources, device
         self.modalities: tuple[Modality, ...] = tuple(towers)
         self.towers = nn.ModuleDict({name: tower.to(device) for name, tower in towers.items()})
-        heads: dict[str, nn.Module] = {}
-        for name in self.modalities:
-            items = np.flatnonzero(sources[name].has).astype(np.int64)
-            with torch.no_grad():
-                heads[name] = Head(self._run(name, items).cpu(), config.hidden_dim)
+        self.refresh()
+        has = {name: torch.from_numpy(sources[name].has) for name in self.modalities}
+        heads = {str(name): Head(self._table[name].cpu()[has[name]], config.hidden_dim) for name in self.modalities}
         self.heads = nn.ModuleDict(heads)
         self.histories = HistoryEncoder(config, self.modalities)
         self.to(device)
 
-    def view(self, modality: Modality, items_K: Int64s) -> View:
-        """Some items as the tuned tower sees them now, with gradient where that is on."""
+    def view(self, modality: Modality, items_K: Int64s, fresh_K: npt.NDArray[np.bool_] | None = None) -> View:
+        """Some items as the modality sees them, with gradient where that is on.
+
+        Args:
+            fresh_K: which of them go through the tower now; the others' tower vectors are those of the last
+                :meth:`refresh`. ``None`` = all do.
+        """
         has_K = self.sources[modality].has[items_K]
-        z_KD = torch.zeros(len(items_K), self.config.hidden_dim, device=self.device)
-        if has_K.any():
-            rows = torch.as_tensor(np.flatnonzero(has_K), device=self.device)
-            z_KD = z_KD.index_copy(0, rows, self.heads[modality](self._run(modality, items_K[has_K])))
-        return View(z_KD, torch.as_tensor(has_K, device=self.device))
+        anew_K = has_K if fresh_K is None else has_K & fresh_K
+        x_KE = self._table[modality][torch.as_tensor(items_K, device=self.device)]
+        if anew_K.any():
+            rows = torch.as_tensor(np.flatnonzero(anew_K), device=self.device)
+            x_KE = x_KE.index_copy(0, rows, self._run(modality, items_K[anew_K]))
+        known_K = torch.as_tensor(has_K, device=self.device)
+        return View(self.heads[modality](x_KE) * known_K[:, None], known_K)
+
+    def refresh(self) -> None:
+        """Run the towers on the whole catalogue, without gradient."""
+        self._table: dict[Modality, Tensor] = {}
+        for name in self.modalities:
+            has = self.sources[name].has
+            with torch.no_grad():
+                found_KE = self._run(name, np.flatnonzero(has).astype(np.int64))
+            table_NE = found_KE.new_zeros(len(has), found_KE.shape[1])
+            table_NE[torch.as_tensor(has, device=self.device)] = found_KE
+            self._table[name] = table_NE
 
     def direct(self) -> Direct:
         """The whole catalogue as it is seen now, without gradient; the encoder is this one's own."""
+        self.refresh()
+        items = {name: np.arange(len(self.sources[name].has)) for name in self.modalities}
         with torch.no_grad():
-            views = {name: self.view(name, np.arange(len(self.sources[name].has))) for name in self.modalities}
+            views = {name: self.view(name, every, np.zeros(len(every), bool)) for name, every in items.items()}
         return Direct(self.histories, views)
 
     def groups(self) -> Iterator[tuple[Modality, str, list[nn.Parameter]]]:
@@ -101,6 +120,7 @@ class Embedder(nn.Module):
         if learned.keys() != self.learned().keys():
             raise ValueError("the weights of another embedder")
         self.load_state_dict(dict(learned), strict=False)
+        self.refresh()
 
     def _run(self, modality: Modality, items: Int64s) -> Tensor:
         """(K, E) float32 of items that have the modality, a few at once."""

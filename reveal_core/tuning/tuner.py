@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -100,7 +102,8 @@ def batch_loss(embedder: Embedder, batch: Batch, balance: BalanceConfig) -> Loss
     different items of the batch. A target of which nothing is known is not asked for.
     """
     items_K, place_BL = torch.unique(torch.stack([batch.item_seq, batch.pos_items]), return_inverse=True)
-    views = {name: embedder.view(name, items_K.cpu().numpy()) for name in embedder.modalities}
+    fresh_K = draw_fresh(len(items_K), embedder.config.fresh_items)
+    views = {name: embedder.view(name, items_K.cpu().numpy(), fresh_K) for name in embedder.modalities}
     reads = embedder.histories(views, place_BL[0], batch)
     known_K = torch.stack([view.has_K for view in views.values()]).any(dim=0)
     asked_BL = known_K[place_BL[1]]
@@ -113,6 +116,14 @@ def batch_loss(embedder: Embedder, batch: Batch, balance: BalanceConfig) -> Loss
     }
     positives_U = place_BL[1][asked_BL] - first
     return contrastive_loss(compared, items_K[first:], positives_U, embedder.config.tau, balance)
+
+
+def draw_fresh(num_items: int, most: int | None) -> npt.NDArray[np.bool_]:
+    """(K,): at most so many of the items, drawn by PyTorch's global generator; ``None`` = all."""
+    fresh_K = np.ones(num_items, dtype=bool)
+    if most is not None and most < num_items:
+        fresh_K[torch.randperm(num_items)[most:].numpy()] = False
+    return fresh_K
 
 
 class _Tuning:

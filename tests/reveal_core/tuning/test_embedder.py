@@ -32,6 +32,28 @@ def test_a_view_is_the_projected_vector_in_the_units_of_the_untuned_tower(kit: A
     assert not view.z_KD[[0, 2]].any()
 
 
+def test_only_fresh_items_go_through_the_tower(kit: Any) -> None:
+    embedder, items = kit.embedder(), np.array([1, 2, 5, 9])
+    with torch.no_grad():
+        before = embedder.view("text", items).z_KD
+        embedder.towers["text"].tail.blocks[0].linear.weight.add_(0.3)
+        after = embedder.view("text", items).z_KD
+    view = embedder.view("text", items, np.array([True, False, True, False]))
+    torch.testing.assert_close(view.z_KD[0], after[0])
+    torch.testing.assert_close(view.z_KD[[1, 3]], before[[1, 3]])
+    assert (after - before).norm(dim=1)[[0, 1, 3]].min() > 0.01
+    tuned = embedder.towers["text"].tail.blocks[0].linear.weight
+    view.z_KD[[1, 3]].sum().backward(retain_graph=True)
+    assert tuned.grad is None or not tuned.grad.any()  # but the projection learns from them too
+    assert embedder.heads["text"].linear.weight.grad.any()
+    view.z_KD[0].sum().backward()
+    assert tuned.grad.any()
+    embedder.refresh()
+    nothing = embedder.view("text", items, np.zeros(4, dtype=bool))
+    torch.testing.assert_close(nothing.z_KD, after)
+    assert nothing.has_K.tolist() == [True, True, False, True]
+
+
 def test_vectors_start_with_length_one(kit: Any) -> None:
     embedder = kit.embedder(hidden_dim=512, reader=kit.config.reader)
     with torch.no_grad():
@@ -126,6 +148,7 @@ def test_what_was_learned_comes_back(kit: Any, walks: Sequences) -> None:
         {"tau": 0.0}, {"lr": 0.0}, {"tower_lr": -1.0}, {"weight_decay": -1.0}, {"image_blocks": -1},
         {"text_blocks": -1}, {"batch_size": 0}, {"hidden_dim": 0}, {"max_epochs": 0}, {"patience": 0},
         {"num_prompts": 0}, {"lora_rank": 0}, {"lora_alpha": 0.0}, {"hidden_dim": 7}, {"tower_batch": 0},
+        {"fresh_items": 0},
     ],
 )  # fmt: skip
 def test_impossible_settings_are_refused(bad: dict[str, Any]) -> None:

@@ -22,7 +22,7 @@ from reveal_core.sequences import Sequences, TrainingHistories
 from reveal_core.training import TrainingData
 from reveal_core.tuning.config import BalanceConfig
 from reveal_core.tuning.embedder import Embedder
-from reveal_core.tuning.tuner import TuningEpoch, batch_loss, tune
+from reveal_core.tuning.tuner import TuningEpoch, batch_loss, draw_fresh, tune
 from tests.reveal_core.tuning.conftest import NUM_ITEMS
 
 PLAIN = BalanceConfig(wpcl=WpclConfig(enabled=False), crtr=CrtrConfig(enabled=False))
@@ -99,10 +99,14 @@ def test_a_batch_whose_targets_nobody_knows_has_no_loss(kit: Any) -> None:
     assert all(p.grad is None or p.grad.isfinite().all() for p in embedder.parameters())
 
 
-@pytest.mark.parametrize("mode", ["prompts", "lora", "tail"])
-def test_a_pattern_with_a_known_answer_is_learned(kit: Any, data: TrainingData, tmp_path: Path, mode: str) -> None:
+@pytest.mark.parametrize(
+    "settings", [{"mode": "prompts"}, {"mode": "lora"}, {"mode": "tail"}, {"mode": "tail", "fresh_items": 4}]
+)
+def test_a_pattern_with_a_known_answer_is_learned(
+    kit: Any, data: TrainingData, tmp_path: Path, settings: dict[str, Any]
+) -> None:
     options = {"reader": SasRec(num_layers=1, num_heads=2, dropout=0.0), "max_epochs": 40, "tau": 0.2}
-    embedder = kit.embedder(mode=mode, hidden_dim=16, lr=0.02, **options)
+    embedder = kit.embedder(hidden_dim=16, lr=0.02, **options, **settings)
     result = tune(embedder, data, BalanceConfig(), 0, tmp_path)
     best = result.history[result.best_epoch - 1]
     assert best.valid["all"]["recall@10"] == 1.0
@@ -141,8 +145,22 @@ def test_gradient_shares_are_those_of_each_modalitys_parameters(kit: Any, data: 
     assert line.measured["gradient_share/text"] == pytest.approx(lengths["text"] / sum(lengths.values()), rel=1e-4)
 
 
-@pytest.mark.parametrize("mode", ["tail", "lora", "prompts"])
-def test_a_killed_run_goes_on_to_the_same_bits(kit: Any, data: TrainingData, tmp_path: Path, mode: str) -> None:
+def test_fresh_items_are_drawn_evenly_and_no_more_than_asked_for() -> None:
+    assert draw_fresh(3, None).all()
+    assert draw_fresh(3, 3).all()
+    counts = sum(draw_fresh(6, 2).astype(int) for _ in range(600))
+    assert counts.sum() == 1200
+    assert (abs(counts - 200) < 60).all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"mode": "tail"}, {"mode": "lora"}, {"mode": "prompts"}, {"mode": "tail", "fresh_items": 4}],
+    ids=lambda settings: "-".join(map(str, settings.values())),
+)
+def test_a_killed_run_goes_on_to_the_same_bits(
+    kit: Any, data: TrainingData, tmp_path: Path, settings: dict[str, Any]
+) -> None:
     class KilledError(Exception):
         pass
 
@@ -154,7 +172,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(kit: Any, data: TrainingData, tmp
             if len(steps) == kill_after:
                 raise KilledError
 
-        return tune(kit.embedder(mode=mode), data, BalanceConfig(), 5, folder, progress)
+        return tune(kit.embedder(**settings), data, BalanceConfig(), 5, folder, progress)
 
     whole = run(tmp_path / "whole")
     steps_of_an_epoch = len(TrainingBatches(data.train.sequences, 4, 16, 5).epoch(0))
