@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.progress import Task as RichTask
 from rich.text import Text
 
+from cli.text import printable
 from pipeline.stage import Progress as ProgressProtocol
 
 LOG_EVERY_SECONDS = 15.0
@@ -31,7 +32,7 @@ class TerminalProgress:
     @contextmanager
     def track(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
         columns = (
-            TextColumn("  {task.description}"),
+            TextColumn("  {task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             _Rate(),
@@ -42,7 +43,7 @@ class TerminalProgress:
             yield lambda amount: progress.update(task, advance=amount)
 
     def log(self, message: str) -> None:
-        self._console.print(message, markup=False, highlight=False)
+        self._console.print(printable(message), markup=False, highlight=False)
 
 
 class PlainProgress:
@@ -69,7 +70,7 @@ class PlainProgress:
         yield advance
 
     def log(self, message: str) -> None:
-        self._console.print(message, markup=False, highlight=False, soft_wrap=True)
+        self._console.print(printable(message), markup=False, highlight=False, soft_wrap=True)
 
 
 def make_progress(console: Console) -> ProgressProtocol:

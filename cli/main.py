@@ -8,6 +8,7 @@ import traceback
 
 import click
 
+from cli.text import printable
 from reveal_core.errors import UserError
 
 #: One file per command: name -> (module, what `reveal --help` says of it).
@@ -70,7 +71,7 @@ def main() -> None:
     try:
         reveal(standalone_mode=False)
     except UserError as error:
-        click.echo(f"error: {error}", err=True)
+        click.echo(f"error: {printable(str(error))}", err=True)
         sys.exit(2)
     except click.ClickException as error:
         error.show()

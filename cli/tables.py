@@ -13,6 +13,7 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from cli.text import printable
 from pipeline.artifacts import Receipt
 from pipeline.runner import StageStatus
 
@@ -30,13 +31,18 @@ def print_outcome(console: Console, outcome: Sequence[tuple[StageStatus, Receipt
     for status, receipt in outcome:
         fresh = not status.done
         seconds = f"{receipt.seconds:.1f}" if fresh else "-"
-        table.add_row(status.stage, "ran" if fresh else "unchanged", seconds, _summary(receipt.report))
+        table.add_row(status.stage, "ran" if fresh else "unchanged", seconds, _literally(_summary(receipt.report)))
     console.print(table)
     for warning in _warnings(outcome):
-        console.print(f"warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"warning: {printable(warning)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     if not ran:
         console.print("nothing to do: every stage is up to date", markup=False)
     console.print(f"results: {folder}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _literally(text: str) -> Text:
+    """As it is: a cell that is plain text would have its square brackets read as markup."""
+    return Text(printable(text))
 
 
 def _summary(report: Mapping[str, Any]) -> str:
@@ -52,7 +58,7 @@ def print_status(console: Console, statuses: Sequence[StageStatus]) -> None:
     for column in ("stage", "state", "why"):
         table.add_column(column)
     for status in statuses:
-        table.add_row(status.stage, MARKS[status.state], status.why)
+        table.add_row(status.stage, MARKS[status.state], _literally(status.why))
     console.print(table)
 
 
@@ -90,7 +96,7 @@ def _add_row(
     table: Table, name: str, users: int | None, row: Mapping[str, Any], shown: Sequence[str], style: str | None = None
 ) -> None:
     cells = ["-" if row.get(key) is None else f"{row[key]:.4f}" for key in shown]
-    table.add_row(name, "-" if users is None else f"{users:,}", *cells, style=style)
+    table.add_row(_literally(name), "-" if users is None else f"{users:,}", *cells, style=style)
 
 
 def print_ablation(console: Console, result: Mapping[str, Any], folder: Path) -> None:
@@ -100,7 +106,7 @@ def print_ablation(console: Console, result: Mapping[str, Any], folder: Path) ->
     columns, rows = table(result)
     _print_rows(console, columns, rows, bold=result["reference"])
     for note in (*notes(result), f"results: {folder}"):
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(note), markup=False, highlight=False, soft_wrap=True)
 
 
 def print_tuning(console: Console, result: Mapping[str, Any], folder: Path, most: int = 10) -> None:
@@ -116,7 +122,7 @@ def print_tuning(console: Console, result: Mapping[str, Any], folder: Path, most
         console.print(f"and {len(ranked) - most} more", markup=False)
     for row in result["failed"]:
         line = f"failed: trial {row['trial']} ({_set(row)}): {row['error']}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     if best is not None:
         options = " ".join(f"--set {shlex.quote(override)}" for override in best["set"]) or "none, the manifest's own"
         console.print(f"best: {options}", markup=False, highlight=False, soft_wrap=True)
@@ -136,7 +142,7 @@ def _print_rows(
         left = place == 0 or (last_left and place == len(columns) - 1)
         table.add_column(column, justify="left" if left else "right")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row), style="bold" if row[0] == bold else None)
+        table.add_row(*map(_literally, row), style="bold" if row[0] == bold else None)
     needed = Measurement.get(console, console.options.update_width(10_000), table).maximum
     console.width = max(console.width, needed)
     console.print(table)

@@ -90,7 +90,8 @@ class Bench:
         except UserError as error:
             return Failure(str(error), ours=False)
         except Exception as error:
-            self.progress.log(traceback.format_exc().rstrip())
+            for part in traceback.format_exc().splitlines():
+                self.progress.log(part)
             line = next(iter(str(error).splitlines()), "")
             return Failure(f"{type(error).__name__}: {line}" if line else type(error).__name__, ours=True)
 

@@ -45,7 +45,7 @@ class Entry:
     again: bool
     """Whether another run may ask for it."""
     attempts: int
-    """Runs that asked since ``refresh``."""
+    """Runs that asked, since ``refresh``."""
     refresh: str
     under: str
     """The rule that an address was refused, or an image too large, under."""
@@ -56,6 +56,8 @@ class Entry:
         return None if self.sha256 is None else f"{self.sha256[:2]}/{self.sha256}"
 
 
+#: What the settings forbade.
+_RULED = ("refused", "too_large")
 #: What says nothing about whether the image is still what it was.
 _NO_NEWS = ("failed", "unreadable", "empty")
 _NAMES = [field.name for field in fields(Entry)]
@@ -95,11 +97,14 @@ class Ledger:
     def due(self, url: str, under: str) -> bool:
         """Whether to ask: it never was, not since ``refresh``, under another rule, in vain, or the file is gone."""
         entry = self.entry(url)
-        if entry is None or entry.refresh != self._settings.refresh or not self.is_whole(entry):
-            return True
-        if entry.status in ("refused", "too_large") and entry.under != under:
+        if entry is None or self._is_over(entry, under) or not self.is_whole(entry):
             return True
         return bool(entry.again) and entry.attempts < self._settings.runs
+
+    def _is_over(self, entry: Entry, under: str) -> bool:
+        """Whether what was found out says nothing about now."""
+        ruled = entry.status in _RULED and entry.under != under
+        return ruled or entry.refresh != self._settings.refresh
 
     def to_ask_again(self) -> set[str]:
         """The addresses that failed and that another run may ask for."""
@@ -123,8 +128,7 @@ class Ledger:
     def record(self, url: str, outcome: Outcome, under: str) -> None:
         """Keep an outcome. A copy that an earlier run fetched stays where this one got no image and no clear no."""
         old = self.entry(url)
-        same = old is not None and old.refresh == self._settings.refresh
-        attempts = 1 + (old.attempts if old is not None and same else 0)
+        attempts = 1 if old is None or self._is_over(old, under) else old.attempts + 1
         copy = (outcome.sha256, outcome.num_bytes, outcome.etag, outcome.last_modified)
         if old is not None and outcome.status in _NO_NEWS and self.is_whole(old):
             copy = (old.sha256, old.num_bytes, old.etag, old.last_modified)

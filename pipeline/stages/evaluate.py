@@ -98,7 +98,7 @@ class Evaluate(Stage):
 def _shown(trained: Path, features: pl.DataFrame | None, num_items: int) -> ItemFeatures:
     """What the model was trained to read: its own visual vectors where it has learned them."""
     encoded, learned = ItemFeatures.from_frame(features, num_items), trained / "item_images.npy"
-    return encoded.with_images(torch.from_numpy(np.load(learned))) if learned.exists() else encoded
+    return encoded.with_images(torch.from_numpy(np.load(learned, allow_pickle=False))) if learned.exists() else encoded
 
 
 def _items(train: pl.DataFrame, images: pl.DataFrame) -> Items:

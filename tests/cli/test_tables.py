@@ -1,11 +1,16 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
+import pytest
 from rich.console import Console
 
-from cli.tables import SHOWN, print_metrics
+from cli.console import PlainProgress, TerminalProgress
+from cli.tables import SHOWN, print_metrics, print_outcome, print_status
+from pipeline.artifacts import Receipt
+from pipeline.runner import StageStatus
 
 
 def printed(metrics: dict[str, Any]) -> list[str]:
@@ -68,3 +73,37 @@ def test_the_widest_row_fits_a_terminal_of_80_columns() -> None:
     assert " ".join(["direct, image", "99,999", *["0.1234"] * len(SHOWN)]) in lines
     assert " ".join(["model w/o image", "99,999", *["0.1234"] * len(SHOWN)]) in lines
     assert " ".join(["test", "users", *SHOWN]) in lines
+
+
+HOSTILE = [
+    "[red]x[/red]",
+    "[/red]",
+    "[link=https://a.example]x[/link]",
+    "<script>x</script>",
+    "\x1b[2Jx",
+    "a\nb",
+    "\u202ex",
+]
+SHOWN_AS = {"\x1b[2Jx": r"\x1b[2Jx", "a\nb": r"a\nb", "\u202ex": r"\u202ex"}
+
+
+@pytest.mark.parametrize("text", HOSTILE, ids=ascii)
+@pytest.mark.parametrize("color", [None, "truecolor"])
+def test_what_comes_from_outside_is_shown_as_it_is(text: str, color: Any) -> None:
+    """On a terminal too, where markup would become colours, and escapes would act."""
+    file = io.StringIO()
+    console = Console(file=file, width=200, force_terminal=color is not None, color_system=color, no_color=True)
+    receipt = Receipt("images", "k", {}, {}, "d", {"summary": text, "warnings": [text]}, 1.0, {})
+    status = StageStatus("images", "stale", text, "k", receipt)
+    for print_ in (
+        lambda: print_status(console, [status]),
+        lambda: print_outcome(console, [(status, receipt)], Path("work")),
+        lambda: print_metrics(console, metrics(slices={text: {"n": 3}}, baselines={text: {"ndcg@10": 0.2}})),
+        lambda: TerminalProgress(console).log(text),
+        lambda: PlainProgress(console).log(text),
+    ):
+        file.seek(0)
+        file.truncate()
+        print_()
+        assert SHOWN_AS.get(text, text) in file.getvalue()
+        assert text not in SHOWN_AS or text not in file.getvalue()

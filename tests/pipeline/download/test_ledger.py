@@ -86,6 +86,15 @@ def test_what_a_rule_forbade_is_due_under_another(opened: Callable[..., Ledger],
     assert ledger.due(URL, "max_bytes 99") is due
 
 
+def test_what_a_rule_forbade_was_no_attempt(opened: Callable[..., Ledger]) -> None:
+    ledger = opened(runs=2)
+    ledger.record(URL, Outcome("refused", "private"), RULE)
+    for _ in range(2):
+        assert ledger.due(URL, "another rule")
+        ledger.record(URL, DOWN, "another rule")
+    assert not ledger.due(URL, "another rule")
+
+
 def test_a_refresh_asks_for_everything_once(opened: Callable[..., Ledger]) -> None:
     opened().record(URL, OK, RULE)
     ledger = opened(refresh="march")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from typing import Any
 
 import httpcore2
@@ -67,6 +68,42 @@ def test_what_was_checked_is_what_is_connected_to(monkeypatch: pytest.MonkeyPatc
     assert names == ["shop.example"]
     with pytest.raises(RefusedError, match="private"):
         connect(monkeypatch, ["8.8.8.8"], ["127.0.0.1"])
+
+
+class Handshake(httpcore2.AsyncMockStream):
+    """A connection that remembers which name its certificate is checked against."""
+
+    def __init__(self) -> None:
+        super().__init__([])
+        self.names: list[str | None] = []
+
+    async def start_tls(self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, **_: Any) -> Any:
+        assert ssl_context.check_hostname
+        assert ssl_context.verify_mode == ssl.CERT_REQUIRED
+        self.names.append(server_hostname)
+        raise httpcore2.ConnectError("enough")
+
+
+def test_a_certificate_is_checked_against_the_name_though_the_address_is_connected_to(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    guard, stream, connected = Guard(allow_private=False), Handshake(), list[str]()
+
+    async def connect_tcp(host: str, *_: Any, **__: Any) -> Handshake:
+        connected.append(host)
+        return stream
+
+    monkeypatch.setattr(guard._inner, "connect_tcp", connect_tcp)
+    found = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("8.8.8.8", 443))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+
+    async def ask() -> None:
+        async with httpcore2.AsyncConnectionPool(network_backend=guard) as pool:
+            await pool.request("GET", "https://shop.example/1.jpg")
+
+    with pytest.raises(httpcore2.ConnectError, match="enough"):
+        asyncio.run(ask())
+    assert (connected, stream.names) == (["8.8.8.8"], ["shop.example"])
 
 
 def test_the_public_ones_of_several_addresses_are_tried_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
