@@ -2,10 +2,14 @@
 
 The order of the rules is fixed: time order, ``min_rating``, ``duplicates``, ``k_core``. Interactions of one user with
 equal timestamps keep the order they have in the log.
+
+A log may be long: it is walked in blocks of users, and what is made for all of its rows at once are a few numbers each.
+Shape letters: B rows of the log, U users, I items of the log, C rows of a block.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +33,12 @@ from reveal_core.schema import (
     USERS,
 )
 
+#: Rows of a block.
+BLOCK = 1_000_000
+
+Rows = npt.NDArray[np.uint32]
+Codes = npt.NDArray[np.int32]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cleaning(Config):
@@ -50,7 +60,8 @@ class Cleaning(Config):
 class Cleaned:
     """The canonical tables of :mod:`reveal_core.schema`, and what did not get into them."""
 
-    interactions: pl.DataFrame
+    kept: _Kept
+    """What the interactions are made of."""
     items: pl.DataFrame
     users: pl.DataFrame
     dropped: dict[str, int]
@@ -59,15 +70,90 @@ class Cleaned:
     """Catalogue items that nobody clicked; they stay in ``items`` unless a k-core was asked for."""
     items_not_in_catalogue: int
     """Items of the log that the catalogue does not list; they are in ``items`` without text."""
+    items_clicked: int
+
+    @property
+    def num_interactions(self) -> int:
+        return len(self.kept.rows)
+
+    @property
+    def interactions(self) -> pl.DataFrame:
+        """All of them at once."""
+        return pl.concat(self.blocks())
+
+    def blocks(self) -> Iterator[pl.DataFrame]:
+        """The interactions, block by block."""
+        counts_U = self.users["num_interactions"].to_numpy()
+        first_U = np.cumsum(counts_U) - counts_U
+        kept = self.kept
+        for block in blocks_of(len(kept.rows)):
+            rows_C = kept.rows[block]
+            users_C = kept.user_index[kept.users.codes(rows_C)]
+            items_C = kept.item_index[kept.items.codes(rows_C)]
+            columns = {
+                USER_INDEX: users_C,
+                ITEM_INDEX: items_C,
+                USER_ID: self.users[USER_ID].gather(users_C),
+                ITEM_ID: self.items[ITEM_ID].gather(items_C - 1),
+                RATING: kept.log[RATING].gather(rows_C),
+                TIMESTAMP: kept.log[TIMESTAMP].gather(rows_C),
+                POSITION: np.arange(block.start, block.stop) - first_U[users_C],
+            }
+            series = [pl.Series(name, values).cast(INTERACTIONS[name]) for name, values in columns.items()]
+            yield pl.DataFrame(series)
+
+
+@dataclass(frozen=True)
+class _Ids:
+    """A column of ids as codes from 0 in the plain string order of their texts."""
+
+    texts: pl.Series
+    """By code."""
+    numbers: npt.NDArray[np.uint32]
+    """As the log has them, by row."""
+    places: Codes
+    """The code for each of these numbers."""
+
+    @classmethod
+    def of(cls, ids: pl.Series) -> _Ids:
+        if not isinstance(ids.dtype, pl.Categorical):
+            ids = ids.cast(pl.Categorical(pl.Categories.random()))
+        distinct = ids.unique()
+        distinct = distinct.gather(distinct.cast(pl.String).arg_sort())
+        numbers = distinct.to_physical().to_numpy()
+        places = np.zeros(int(numbers.max()) + 1, dtype=np.int32)
+        places[numbers] = np.arange(len(numbers))
+        return cls(distinct.cast(pl.String), ids.to_physical().to_numpy(), places)
+
+    def codes(self, rows: Rows) -> Codes:
+        """Those of some rows."""
+        codes = np.empty(len(rows), dtype=np.int32)
+        for block in blocks_of(len(rows)):
+            codes[block] = self.places[self.numbers[rows[block]]]
+        return codes
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Which rows of the log are kept, by user and time, and the index of each user and item there."""
+
+    log: pl.DataFrame
+    rows: Rows
+    users: _Ids
+    items: _Ids
+    user_index: Codes
+    """By code."""
+    item_index: Codes
+    """Likewise."""
 
 
 def clean(log: pl.DataFrame, items: pl.DataFrame, cleaning: Cleaning) -> Cleaned:
     """Apply ``cleaning`` to a log and number its users and items by plain string order of their ids.
 
     Args:
-        log: user_id, item_id, rating (or null), timestamp in ms (all null when the log has only an order) and,
-            optionally, position, a number that grows along each user's history. Without both, the order of the
-            rows is the order of time.
+        log: user_id, item_id (texts, or categorical), rating (or null), timestamp in ms (all null when the log has
+            only an order) and, optionally, position, a number that grows along each user's history. Without both, the
+            order of the rows is the order of time.
         items: item_id (each once), title, brand, category, description, image_urls.
 
     Raises:
@@ -77,22 +163,29 @@ def clean(log: pl.DataFrame, items: pl.DataFrame, cleaning: Cleaning) -> Cleaned
         raise ValueError("an item is listed twice in the catalogue")
     if log.is_empty():
         raise UserError("the log has no interactions")
-    kept, dropped = _filter(_coded(_in_time_order(log)), cleaning)
-    if kept.is_empty():
+    times = _times(log)
+    users, clicked = _Ids.of(log[USER_ID]), _Ids.of(log[ITEM_ID])
+    rows, dropped = _filter(log[RATING], times, users, clicked, cleaning)
+    if not len(rows):
         raise _nothing_left(log.height, dropped, cleaning)
-    catalogue = _catalogue(items, kept, keep_unclicked=cleaning.k_core == 0)
-    interactions = _numbered(kept, catalogue)
+    counts_U = _counts(users.codes(rows), len(users.texts))
+    present_I = _counts(clicked.codes(rows), len(clicked.texts)) > 0
+    catalogue = _catalogue(items, clicked.texts.filter(pl.Series(present_I)), keep_unclicked=cleaning.k_core == 0)
+    places = clicked.texts.to_frame().join(catalogue, on=ITEM_ID, how="left", maintain_order="left")[ITEM_INDEX]
+    user_index = (np.cumsum(counts_U > 0) - 1).astype(np.int32)
+    kept = _Kept(log, rows, users, clicked, user_index, places.fill_null(0).to_numpy())
     return Cleaned(
-        interactions=interactions,
+        kept=kept,
         items=catalogue,
-        users=_users(interactions),
+        users=_users(users.texts, counts_U),
         dropped=dropped,
         items_left_out=items.join(catalogue, on=ITEM_ID, how="anti").height,
         items_not_in_catalogue=catalogue.join(items, on=ITEM_ID, how="anti").height,
+        items_clicked=int(present_I.sum()),
     )
 
 
-def k_core_mask(users_B: npt.NDArray[np.int64], items_B: npt.NDArray[np.int64], k: int) -> npt.NDArray[np.bool_]:
+def k_core_mask(users_B: Codes, items_B: Codes, k: int) -> npt.NDArray[np.bool_]:
     """Which of B interactions belong to the k-core: the largest subset where every user and item has at least k.
 
     Args:
@@ -100,52 +193,91 @@ def k_core_mask(users_B: npt.NDArray[np.int64], items_B: npt.NDArray[np.int64], 
     """
     alive_B = np.ones(len(users_B), dtype=np.bool_)
     while True:
-        by_user = np.bincount(users_B[alive_B], minlength=1)
-        by_item = np.bincount(items_B[alive_B], minlength=1)
-        weak_B = alive_B.copy()
-        weak_B[alive_B] = (by_user[users_B[alive_B]] < k) | (by_item[items_B[alive_B]] < k)
-        if not weak_B.any():
+        before = int(alive_B.sum())
+        weak = [_counts(codes_B, 1, alive_B) < k for codes_B in (users_B, items_B)]
+        for block in blocks_of(len(alive_B)):
+            for codes_B, is_weak in zip((users_B, items_B), weak, strict=True):
+                alive_B[block] &= ~is_weak.take(codes_B[block], mode="clip")
+        if int(alive_B.sum()) == before:
             return alive_B
-        alive_B &= ~weak_B
 
 
-def _in_time_order(log: pl.DataFrame) -> pl.DataFrame:
-    """Rows by time, stably; the columns that order them must be full or empty."""
+def blocks_of(length: int) -> list[slice]:
+    """Slices of at most ``BLOCK``: what is computed for one of them is small, whatever the length."""
+    return [slice(start, min(start + BLOCK, length)) for start in range(0, length, BLOCK)]
+
+
+def _counts(codes_B: Codes, size: int, alive_B: npt.NDArray[np.bool_] | None = None) -> npt.NDArray[np.int64]:
+    """How often each code is there, among those that are alive: at least ``size`` numbers."""
+    size = max(size, int(codes_B.max(initial=-1)) + 1)
+    counts = np.zeros(size, dtype=np.int64)
+    for block in blocks_of(len(codes_B)):
+        codes_C = codes_B[block] if alive_B is None else codes_B[block][alive_B[block]]
+        counts += np.bincount(codes_C, minlength=size)
+    return counts
+
+
+def _times(log: pl.DataFrame) -> list[pl.Series]:
+    """The columns that order a history, the first one first; they must be full or empty."""
     keys = [key for key in (TIMESTAMP, POSITION) if key in log.columns and log[key].null_count() < log.height]
     for key in keys:
         if nulls := log[key].null_count():
             raise UserError(f"{nulls} of {log.height} interactions have no {key}, the others have one")
-    return log.sort(keys, maintain_order=True) if keys else log
+    return [log[key] for key in keys]
 
 
-def _coded(log: pl.DataFrame) -> pl.DataFrame:
-    """Ids as enumerations in string order: text is hashed once here, everything after works on integers."""
-    return log.with_columns(log[name].cast(pl.Enum(log[name].unique().sort())) for name in (USER_ID, ITEM_ID))
-
-
-def _code(name: str) -> pl.Expr:
-    return pl.col(name).to_physical().cast(pl.Int64)
-
-
-def _filter(log: pl.DataFrame, cleaning: Cleaning) -> tuple[pl.DataFrame, dict[str, int]]:
+def _filter(
+    ratings: pl.Series, times: Sequence[pl.Series], users: _Ids, items: _Ids, cleaning: Cleaning
+) -> tuple[Rows, dict[str, int]]:
+    """The rows that are kept, by user and time, and the number of those that each rule dropped."""
     dropped: dict[str, int] = {}
-
-    def keep(frame: pl.DataFrame, reason: str, kept: pl.DataFrame) -> pl.DataFrame:
-        dropped[reason] = frame.height - kept.height
-        return kept
-
+    rows = np.arange(len(ratings), dtype=np.uint32)
     if cleaning.min_rating is not None:
-        log = keep(log, "no_rating", log.filter(pl.col(RATING).is_not_null()))
-        log = keep(log, "below_min_rating", log.filter(pl.col(RATING) >= cleaning.min_rating))
+        dropped["no_rating"] = ratings.null_count()
+        rows = rows[(ratings >= cleaning.min_rating).fill_null(False).to_numpy()]
+        dropped["below_min_rating"] = len(ratings) - dropped["no_rating"] - len(rows)
+    num_rated = len(rows)
+    blocks = [_in_order(block, times, users, items, cleaning.duplicates) for block in _by_user(rows, users)]
+    rows = np.concatenate([rows[:0], *blocks])
     if cleaning.duplicates != "all":
-        pair = _code(USER_ID) * 2**32 + _code(ITEM_ID)
-        chosen = pair.is_first_distinct() if cleaning.duplicates == "first" else pair.is_last_distinct()
-        log = keep(log, "duplicate", log.filter(chosen))
+        dropped["duplicate"] = num_rated - len(rows)
     if cleaning.k_core > 0:
-        codes = log.select(_code(USER_ID), _code(ITEM_ID))
-        mask_B = k_core_mask(codes[USER_ID].to_numpy(), codes[ITEM_ID].to_numpy(), cleaning.k_core)
-        log = keep(log, "k_core", log.filter(mask_B))
-    return log, dropped
+        mask = k_core_mask(users.codes(rows), items.codes(rows), cleaning.k_core)
+        dropped["k_core"] = len(mask) - int(mask.sum())
+        rows = rows[mask]
+    return rows, dropped
+
+
+def _by_user(rows: Rows, users: _Ids) -> Iterator[Rows]:
+    """The rows of one user after the other, in the order of the log: blocks that no user is divided between."""
+    users_B = users.codes(rows)
+    ends_U = np.cumsum(_counts(users_B, 1))
+    # User and row in one number each: they are sorted in place.
+    keys_B = users_B.astype(np.int64)
+    keys_B <<= 32
+    keys_B |= rows
+    keys_B.sort()
+    keys_B &= 0xFFFF_FFFF
+    start = 0
+    while start < len(rows):
+        end = int(ends_U[min(int(np.searchsorted(ends_U, start + BLOCK)), len(ends_U) - 1)])
+        yield keys_B[start:end].astype(np.uint32)
+        start = end
+
+
+def _in_order(
+    rows_C: Rows, times: Sequence[pl.Series], users: _Ids, items: _Ids, duplicates: Literal["first", "last", "all"]
+) -> Rows:
+    """A block's rows by user and time, stably, without the duplicates that do not stay."""
+    users_C = users.codes(rows_C)
+    if times:
+        order_C = np.lexsort([*(time.gather(rows_C).to_numpy() for time in reversed(times)), users_C])
+        rows_C, users_C = rows_C[order_C], users_C[order_C]
+    if duplicates == "all":
+        return rows_C
+    pairs = pl.Series((users_C.astype(np.int64) << 32) | items.codes(rows_C))
+    chosen = pairs.is_first_distinct() if duplicates == "first" else pairs.is_last_distinct()
+    return np.asarray(rows_C[chosen.to_numpy()])
 
 
 def _nothing_left(rows: int, dropped: dict[str, int], cleaning: Cleaning) -> UserError:
@@ -160,32 +292,14 @@ def _nothing_left(rows: int, dropped: dict[str, int], cleaning: Cleaning) -> Use
     return UserError(what, where="data", mend="relax that rule")
 
 
-def _catalogue(items: pl.DataFrame, kept: pl.DataFrame, *, keep_unclicked: bool) -> pl.DataFrame:
+def _catalogue(items: pl.DataFrame, clicked: pl.Series, *, keep_unclicked: bool) -> pl.DataFrame:
     """items.parquet: what was clicked, and the rest of the catalogue if it is to stay."""
-    clicked = kept.select(pl.col(ITEM_ID).unique().cast(pl.String))
     how: Literal["full", "left"] = "full" if keep_unclicked else "left"
-    joined = clicked.join(items, on=ITEM_ID, how=how, coalesce=True).sort(ITEM_ID)
+    joined = clicked.to_frame(ITEM_ID).join(items, on=ITEM_ID, how=how, coalesce=True).sort(ITEM_ID)
     numbered = joined.with_row_index(ITEM_INDEX, offset=1).with_columns(pl.col(IMAGE_URLS).fill_null([]))
     return numbered.select(pl.col(name).cast(dtype) for name, dtype in ITEMS.items())
 
 
-def _numbered(kept: pl.DataFrame, catalogue: pl.DataFrame) -> pl.DataFrame:
-    """interactions.parquet from rows in time order."""
-    coded = kept.schema[ITEM_ID]
-    assert isinstance(coded, pl.Enum)
-    known = coded.categories.alias(ITEM_ID).to_frame()
-    places = known.join(catalogue, on=ITEM_ID, how="left", maintain_order="left")[ITEM_INDEX]
-    return (
-        kept.with_columns(
-            (_code(USER_ID).rank("dense") - 1).alias(USER_INDEX),
-            places.gather(kept.select(_code(ITEM_ID)).to_series()).alias(ITEM_INDEX),
-        )
-        .sort(USER_INDEX, maintain_order=True)
-        .with_columns(pl.int_range(pl.len()).over(USER_INDEX).alias(POSITION))
-        .select(pl.col(name).cast(dtype) for name, dtype in INTERACTIONS.items())
-    )
-
-
-def _users(interactions: pl.DataFrame) -> pl.DataFrame:
-    counted = interactions.group_by(USER_INDEX, USER_ID).agg(pl.len().alias("num_interactions")).sort(USER_INDEX)
-    return counted.select(pl.col(name).cast(dtype) for name, dtype in USERS.items())
+def _users(texts: pl.Series, counts_U: npt.NDArray[np.int64]) -> pl.DataFrame:
+    counted = pl.DataFrame({USER_ID: texts, "num_interactions": counts_U}).filter(pl.col("num_interactions") > 0)
+    return counted.with_row_index(USER_INDEX).select(pl.col(name).cast(dtype) for name, dtype in USERS.items())

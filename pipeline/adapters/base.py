@@ -1,37 +1,22 @@
-"""What an adapter is, and how the text cells that it reads become typed tables."""
+"""What an adapter is, and what several of them share."""
 
 from __future__ import annotations
 
+import glob
+import html
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar
 
 import polars as pl
 
-from pipeline.addresses import addresses
-from pipeline.cells import Cells
+from pipeline.cells import Cells, Malformed, as_text, inside
+from pipeline.typed import ITEM_FIELDS, Parsed, parse_items
 from reveal_core.config import Config
 from reveal_core.errors import UserError
-from reveal_core.schema import (
-    IMAGE_URLS,
-    INTERACTIONS,
-    ITEM_ID,
-    ITEM_INDEX,
-    ITEMS,
-    POSITION,
-    RATING,
-    TIMESTAMP,
-    USER_ID,
-)
-from reveal_core.texts import TEXT_FIELDS
-
-ITEM_FIELDS = {name: dtype for name, dtype in ITEMS.items() if name != ITEM_INDEX}
-
-_YEAR_10000 = 253_402_300_800_000  # in ms; what is given in the wrong unit lies beyond
-_FRACTION, _OFFSET = r"(?:\.(\d{1,6})\d*)?", r"(Z|[+-]\d{2}:?\d{2})?"
-_ISO = rf"^(\d{{4}}-\d{{2}}-\d{{2}})(?:[T ](\d{{2}}):(\d{{2}})(?::(\d{{2}}){_FRACTION})?)?\s*{_OFFSET}$"
+from reveal_core.schema import ITEM_ID
 
 
 @dataclass(frozen=True)
@@ -39,11 +24,14 @@ class Raw:
     """A data set as its files say it, before cleaning."""
 
     interactions: pl.DataFrame
-    """In the order of the log: user_id, item_id, rating, timestamp (ms; null without one), position if it has it."""
+    """In the order of the log: user_id, item_id (categorical), rating, timestamp (ms; null without one), position if
+    it has it."""
     items: pl.DataFrame
     """item_id (each once), title, brand, category, description, image_urls (an empty list where there are none)."""
     dropped: dict[str, int]
     """Interactions that could not be read, by reason."""
+    malformed: tuple[Malformed, ...]
+    """The lines of each file that could not be read, those of the catalogue too."""
     warnings: list[str]
 
 
@@ -62,6 +50,16 @@ class Adapter(Config, ABC):
         if not 0 <= self.max_malformed <= 1:
             raise ValueError("max_malformed must be between 0 and 1")
 
+    @classmethod
+    def recognise(cls, root: Path) -> Adapter | None:
+        """The adapter that this folder's files look made for, by their names and first lines; None if they do not."""
+        try:
+            adapter = cls()
+            adapter.files(root)
+        except UserError:
+            return None
+        return adapter
+
     @abstractmethod
     def files(self, root: Path) -> list[Path]:
         """The raw files it reads.
@@ -79,113 +77,100 @@ class Adapter(Config, ABC):
         """
 
 
-@dataclass(frozen=True)
-class Parsed:
-    """A typed table, the number of its lines that were dropped, and what to tell about it."""
-
-    frame: pl.DataFrame
-    dropped: int
-    warnings: list[str]
-
-
-def raw(log: Parsed, items: Parsed, warnings: Sequence[str] = ()) -> Raw:
-    """The two tables of a data set together."""
-    dropped = {"malformed": log.dropped}
-    return Raw(log.frame, items.frame, dropped, [*warnings, *log.warnings, *items.warnings])
+def raw(log: Parsed, items: Parsed | None, warnings: Sequence[str] = ()) -> Raw:
+    """The two tables of a data set together; None where there is no catalogue."""
+    items = items or Parsed(pl.DataFrame(schema=ITEM_FIELDS), (), [])
+    dropped = {"malformed": sum(malformed.count for malformed in log.malformed)}
+    malformed = (*log.malformed, *items.malformed)
+    return Raw(log.frame, items.frame, dropped, malformed, [*warnings, *log.warnings, *items.warnings])
 
 
-def _number(text: pl.Series) -> pl.Series:
-    """Finite Float64, null for what is none."""
-    number = text.cast(pl.Float64, strict=False)
-    finite: pl.Series = number.set(~number.is_finite(), None)
-    return finite
-
-
-def milliseconds(text: pl.Series, unit: Literal["s", "ms"]) -> pl.Series:
-    """Times since 1970 UTC in ms from numbers in ``unit`` or ISO 8601 dates and datetimes (UTC if they do not say).
-
-    >>> milliseconds(pl.Series(["1.5", "1970-01-02", "1970-01-01T01:00:00+01:00", "soon"]), "s").to_list()
-    [1500, 86400000, 0, None]
-    """
-    scaled = (pl.col("number") * (1000 if unit == "s" else 1)).round(0).cast(pl.Int64, strict=False)
-    number = _number(text).to_frame("number").select(scaled).to_series()
-    for parse in (_day_milliseconds, _iso_milliseconds):
-        if number.null_count():
-            number = number.fill_null(parse(text))
-    return number
-
-
-def _day_milliseconds(text: pl.Series) -> pl.Series:
-    day = pl.col("text").str.to_date("%Y-%m-%d", strict=False)
-    return text.to_frame("text").select(day.cast(pl.Int64) * 86_400_000).to_series()
-
-
-def _iso_milliseconds(text: pl.Series) -> pl.Series:
-    def whole(digits: pl.Expr) -> pl.Expr:
-        return digits.cast(pl.Int64, strict=False).fill_null(0)
-
-    names = ("day", "hour", "minute", "second", "fraction", "offset")
-    day, hour, minute, second, fraction, offset = map(pl.col, names)
-    days = day.str.to_date("%Y-%m-%d", strict=False).cast(pl.Int64)
-    seconds = ((days * 24 + whole(hour)) * 60 + whole(minute)) * 60 + whole(second)
-    ahead = (whole(offset.str.slice(1, 2)) * 60 + whole(offset.str.slice(-2))) * 60
-    seconds += pl.when(offset.str.starts_with("-")).then(ahead).otherwise(-ahead)
-    in_range = (whole(hour) < 24) & (whole(minute) < 60) & (whole(second) < 60)
-    value = pl.when(in_range).then(seconds * 1000 + whole(fraction.str.pad_end(3, "0").str.head(3)))
-    return text.str.extract_groups(_ISO).struct.rename_fields(names).struct.unnest().select(value).to_series()
-
-
-def parse_log(cells: Cells, tolerated: float, unit: Literal["s", "ms"] = "s") -> Parsed:
-    """Typed interactions from cells user_id, item_id and, where there are such, rating and timestamp or position.
+def matching(root: Path, form: str) -> list[Path]:
+    """The files under ``root`` that fit a pattern, as it is or with ``.gz``, sorted.
 
     Raises:
-        UserError: when there is no usable line, or too many are malformed.
+        UserError: when there is no such folder.
     """
-    frame, malformed = cells.frame, cells.malformed
-    values = {USER_ID: frame[USER_ID], ITEM_ID: frame[ITEM_ID]}
-    faults = {name: (frame[name] == "", "an id") for name in values}
-    if RATING in frame.columns:
-        values[RATING] = _number(frame[RATING])
-        faults[RATING] = (values[RATING].is_null() & (frame[RATING] != ""), "a number")
-    if TIMESTAMP in frame.columns:
-        values[TIMESTAMP] = milliseconds(frame[TIMESTAMP], unit)
-        usable = (values[TIMESTAMP] < _YEAR_10000).fill_null(False)
-        faults[TIMESTAMP] = (~usable, "a time before the year 10000")
-    if POSITION in frame.columns:
-        values[POSITION] = _number(frame[POSITION])
-        faults[POSITION] = (values[POSITION].is_null(), "a number")
-    good = pl.repeat(True, frame.height, eager=True)
-    for name, (fault, expected) in faults.items():
-        malformed.add_rows(frame.filter(fault & good), name, expected)
-        good &= ~fault
-    log = pl.DataFrame([values[name].alias(name) for name in values]).filter(good)
-    if log.is_empty() and malformed.count == 0:
-        raise UserError("holds no interactions", where=str(malformed.path))
-    typed = [
-        (pl.col(name) if name in values else pl.lit(None)).cast(INTERACTIONS[name]).alias(name)
-        for name in (USER_ID, ITEM_ID, RATING, TIMESTAMP)
-    ]
-    log = log.select(*typed, *([POSITION] if POSITION in values else []))
-    return Parsed(log, malformed.count, malformed.settle(log.height, tolerated))
+    if not root.is_dir():
+        raise UserError("no such folder", where=f"data.root: {root}", mend="check the path")
+    return sorted(path for path in {*root.glob(form), *root.glob(f"{form}.gz")} if path.is_file())
 
 
-def parse_items(cells: Cells, tolerated: float) -> Parsed:
-    """The catalogue from cells item_id and any other field of an item; empty texts become null.
+def locate(root: Path, name: str | None, forms: Sequence[str], setting: str) -> Path:
+    """The file ``name``, or else the only one under ``root`` that fits the first of the patterns that any file fits.
 
-    Cells image_urls hold what :func:`pipeline.addresses.addresses` reads.
+    Args:
+        setting: of the manifest: it says which file, where there are several.
 
     Raises:
-        UserError: when too many lines are malformed.
+        UserError: when there is no such file, or more than one.
     """
-    frame, malformed = cells.frame, cells.malformed
-    malformed.add_rows(frame.filter(pl.col(ITEM_ID) == ""), ITEM_ID, "an id")
-    frame = frame.filter(pl.col(ITEM_ID) != "")
-    warnings = malformed.settle(frame.height, tolerated)
-    frame = frame.with_columns(pl.lit("").alias(name) for name in ITEM_FIELDS if name not in frame.columns)
-    texts = frame.select(ITEM_ID, pl.col(TEXT_FIELDS).replace("", None), IMAGE_URLS)
-    items = texts.unique(ITEM_ID, keep="first", maintain_order=True).with_columns(
-        pl.col(IMAGE_URLS).map_batches(addresses, pl.List(pl.String))
-    )
-    if repeated := frame.height - items.height:
-        warnings.append(f"{malformed.path.name}: {repeated} lines repeat an item; the first one stands")
-    return Parsed(items, malformed.count, warnings)
+    if name is not None:
+        return inside(root, name)
+    for form in forms:
+        found = matching(root, form)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            listed = ", ".join(path.name for path in found)
+            raise UserError(f"one {form} expected, found {listed}", where=f"data.root: {root}", mend=f"set {setting}")
+    raise UserError(f"no {' or '.join(forms)} (or .gz) in there", where=f"data.root: {root}", mend="check the path")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AmazonCategory(Adapter):
+    """Files that are named after a category of products: the reviews or ratings, and the catalogue if there is one."""
+
+    category: str | None = None
+    """The category in the file names, e.g. "Beauty"; null when the folder holds one catalogue only."""
+    reviews: str | None = None
+    """The file of reviews or ratings relative to the root, when it has another name."""
+    meta: str | None = None
+    """The catalogue file relative to the root, when it has another name."""
+
+    images_root: ClassVar[str | None] = "images"
+    review_forms: ClassVar[tuple[str, ...]]
+    """Names that the file of reviews may have, the first one first, with ``{}`` for the category."""
+    meta_form: ClassVar[str]
+
+    @classmethod
+    def recognise(cls, root: Path) -> Adapter | None:
+        """Only beside a catalogue, since its name alone says what it is."""
+        return super().recognise(root) if matching(root, cls.meta_form.format("*")) else None
+
+    def files(self, root: Path) -> list[Path]:
+        meta = self.catalogue(root)
+        return [*self.logs(root, self._category(meta)), *([meta] if meta else [])]
+
+    def catalogue(self, root: Path) -> Path | None:
+        form = self.meta_form.format(glob.escape(self.category or "") or "*")
+        if self.meta is None and not matching(root, form):
+            return None
+        return locate(root, self.meta, [form], "data.adapter.category")
+
+    def logs(self, root: Path, category: str) -> list[Path]:
+        """Those of a category, which may also be the pattern ``*``."""
+        forms = [form.format(category) for form in self.review_forms]
+        return [locate(root, self.reviews, forms, "data.adapter.category")]
+
+    def _category(self, meta: Path | None) -> str:
+        before, after = self.meta_form.split("{}")
+        if self.category is None and meta is not None and meta.name.startswith(before):
+            return glob.escape(meta.name.removeprefix(before).partition(after)[0])
+        return glob.escape(self.category or "") or "*"
+
+    def with_catalogue(self, log: Parsed, items: Cells | None) -> Raw:
+        """Of the catalogue only what the log names."""
+        if items is None:
+            return raw(log, None, [f"no {self.meta_form.format('*')}: the items have no texts"])
+        named = log.frame[ITEM_ID].unique().cast(pl.String).implode()
+        kept = items.map(lambda block: block.filter(pl.col(ITEM_ID).is_in(named)))
+        return raw(log, parse_items(kept, self.max_malformed))
+
+
+def amazon_cell(name: str, value: Any) -> str:
+    """The text of a field of a product: HTML entities resolved, the levels of categories listed once each."""
+    if name in ("category", "categories") and isinstance(value, list):
+        flat = [level for path in value for level in (path if isinstance(path, list) else [path])]
+        value = ", ".join(dict.fromkeys(map(as_text, flat)))
+    return html.unescape(as_text(value)).strip()

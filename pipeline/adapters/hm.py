@@ -8,8 +8,10 @@ from typing import ClassVar, Literal
 
 import polars as pl
 
-from pipeline.adapters.base import Adapter, Raw, parse_items, parse_log, raw
-from pipeline.cells import find, read_delimited
+from pipeline.adapters.base import Adapter, Raw, raw
+from pipeline.cells import find, together
+from pipeline.delimited import read_delimited
+from pipeline.typed import parse_items, parse_log
 from reveal_core.schema import ITEM_ID, TIMESTAMP, USER_ID
 
 _ARTICLE = (
@@ -43,14 +45,10 @@ class HM(Adapter):
         catalogue = read_delimited(articles, _ARTICLE, multiline=True).select(
             _article_id(),
             pl.col("prod_name").alias("title"),
-            _joined(", ", "product_type_name", "department_name").alias("category"),
-            _joined(". ", "colour_group_name", "graphical_appearance_name", "detail_desc").alias("description"),
+            together(["product_type_name", "department_name"], ", ").alias("category"),
+            together(["colour_group_name", "graphical_appearance_name", "detail_desc"], ". ").alias("description"),
         )
         return raw(parse_log(bought, self.max_malformed), parse_items(catalogue, self.max_malformed))
-
-
-def _joined(separator: str, *columns: str) -> pl.Expr:
-    return pl.concat_str(pl.col(*columns).replace("", None), separator=separator, ignore_nulls=True)
 
 
 def _article_id() -> pl.Expr:

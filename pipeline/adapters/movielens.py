@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import polars as pl
 
-from pipeline.adapters.base import Adapter, Raw, parse_items, parse_log, raw
-from pipeline.cells import Cells, find, inside, read_delimited, read_header, read_json_lines, read_split, require
+from pipeline.adapters.base import Adapter, Raw, raw
+from pipeline.cells import Cells, find, inside, read_json_lines, read_split, require
+from pipeline.delimited import read_delimited, read_header
+from pipeline.typed import parse_items, parse_log
 from reveal_core.schema import ITEM_ID, POSITION, RATING, TIMESTAMP, USER_ID
 
 _RATINGS = ("u.data", "ratings.dat", "ratings.csv")
@@ -97,4 +99,6 @@ def _with_plots(data: Raw, path: Path, tolerated: float) -> Raw:
     )
     described = plots.frame.select(ITEM_ID, "description")
     items = data.items.drop("description").join(described, on=ITEM_ID, how="left", maintain_order="left")
-    return Raw(data.interactions, items, data.dropped, [*data.warnings, *plots.warnings])
+    items = items.select(data.items.columns)
+    malformed = (*data.malformed, *plots.malformed)
+    return replace(data, items=items, malformed=malformed, warnings=[*data.warnings, *plots.warnings])

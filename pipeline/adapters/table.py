@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +9,11 @@ from typing import Literal
 
 import polars as pl
 
-from pipeline.adapters.base import ITEM_FIELDS, Adapter, Parsed, Raw, parse_items, parse_log, raw
-from pipeline.cells import LINE, Cells, Malformed, inside, opened, read_delimited, read_json_lines, require
+from pipeline.adapters.base import Adapter, Raw, raw
+from pipeline.cells import Cells, inside, read_json_lines, together
+from pipeline.delimited import read_delimited
+from pipeline.parquet import read_parquet
+from pipeline.typed import ITEM_FIELDS, Unit, parse_items, parse_log
 from reveal_core.config import Config
 from reveal_core.errors import UserError
 from reveal_core.schema import ITEM_ID, POSITION, RATING, TIMESTAMP, USER_ID
@@ -34,7 +36,7 @@ class Log(Config):
     """Column of the rating; None when there is none."""
     timestamp: str | None = None
     """Column of the time: a number in ``unit``, or an ISO 8601 date or datetime (UTC if it does not say)."""
-    unit: Literal["s", "ms"] = "s"
+    unit: Unit = "s"
     """Unit of a numeric timestamp since 1970 UTC; no effect on ISO ones."""
     position: str | None = None
     """Column of a number that grows along the user's history, instead of a timestamp; without both, file order."""
@@ -83,7 +85,7 @@ class Table(Adapter):
         log_file, *catalogue = self.files(root)
         log = parse_log(_read_log(log_file, self.interactions), self.max_malformed, self.interactions.unit)
         if self.items is None:
-            return raw(log, Parsed(pl.DataFrame(schema=ITEM_FIELDS), 0, []))
+            return raw(log, None)
         return raw(log, parse_items(_read_items(catalogue[0], self.items), self.max_malformed))
 
 
@@ -104,11 +106,7 @@ def _read_items(path: Path, catalogue: Catalogue) -> Cells:
     texts = {name: _several(getattr(catalogue, name)) for name in ITEM_FIELDS if name != ITEM_ID}
     columns = [catalogue.item, *(column for several in texts.values() for column in several)]
     cells = _read(path, columns, multiline=True)
-    joined = [
-        pl.concat_str(pl.col(*several).replace("", None), separator=" ", ignore_nulls=True).alias(name)
-        for name, several in texts.items()
-        if several
-    ]
+    joined = [together(several).alias(name) for name, several in texts.items() if several]
     return cells.select(pl.col(catalogue.item).alias(ITEM_ID), *joined)
 
 
@@ -123,31 +121,6 @@ def _read(path: Path, columns: Sequence[str], *, multiline: bool) -> Cells:
     if suffix in _JSON_LINES:
         return read_json_lines(path, list(dict.fromkeys(columns)))
     if suffix == ".parquet":
-        return _read_parquet(path, columns)
+        return read_parquet(path, columns)
     mend = "use .csv, .tsv, .jsonl or .parquet, each also with .gz"
     raise UserError(f"unknown format {suffix!r}", where=str(path), mend=mend)
-
-
-def _read_parquet(path: Path, columns: Sequence[str]) -> Cells:
-    with opened(path) as file:
-        content = io.BytesIO(file.read()) if path.suffix == ".gz" else path
-    try:
-        schema = pl.read_parquet_schema(content)
-        require(path, list(schema), columns)
-        wanted = list(dict.fromkeys(columns))
-        frame = pl.read_parquet(content, columns=wanted)
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise UserError(f"not a Parquet file: {str(error).splitlines()[0]}", where=str(path)) from None
-    texts = [_text(name, frame.schema[name]).fill_null("").str.strip_chars() for name in wanted]
-    return Cells(frame.select(texts).with_row_index(LINE, offset=1).cast({LINE: pl.Int64}), Malformed(path))
-
-
-def _text(name: str, dtype: pl.DataType) -> pl.Expr:
-    column = pl.col(name)
-    if isinstance(dtype, pl.Datetime):
-        if dtype.time_zone is not None:
-            column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
-        return column.dt.strftime("%Y-%m-%dT%H:%M:%S%.f")
-    if isinstance(dtype, pl.List):
-        return column.cast(pl.List(pl.String)).list.join(" ")
-    return column.cast(pl.String)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -15,6 +15,7 @@ from pipeline.stage import Report, Stage, Workspace
 from reveal_core.config import runtime
 from reveal_core.disk import atomic_path
 from reveal_core.interactions import Cleaned, Cleaning, clean
+from reveal_core.schema import INTERACTIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,16 +44,17 @@ class Ingest(Stage):
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         raw = self.adapter.read(Path(self.root))
         cleaned = clean(raw.interactions, raw.items, self.cleaning)
-        _write(cleaned.interactions, work.out_dir / "interactions.parquet")
+        _write_blocks(cleaned.blocks(), work.out_dir / "interactions.parquet")
         _write(cleaned.items, work.out_dir / "items.parquet")
         _write(cleaned.users, work.out_dir / "users.parquet")
         return {
             "rows_read": raw.interactions.height + sum(raw.dropped.values()),
-            "rows_kept": cleaned.interactions.height,
+            "rows_kept": cleaned.num_interactions,
             "dropped": {**raw.dropped, **cleaned.dropped},
+            "malformed": {one.path.name: dict(one.reasons) for one in raw.malformed if one.count},
             "users": cleaned.users.height,
             "items": cleaned.items.height,
-            "items_clicked": cleaned.interactions["item_index"].n_unique(),
+            "items_clicked": cleaned.items_clicked,
             "items_left_out": cleaned.items_left_out,
             "items_not_in_catalogue": cleaned.items_not_in_catalogue,
             "warnings": raw.warnings,
@@ -65,7 +67,16 @@ def _write(frame: pl.DataFrame, path: Path) -> None:
         frame.write_parquet(temporary, compression="zstd", statistics=True)
 
 
+def _write_blocks(blocks: Iterable[pl.DataFrame], path: Path) -> None:
+    import pyarrow.parquet as pq
+
+    schema = pl.DataFrame(schema=INTERACTIONS).to_arrow().schema
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        for block in blocks:
+            writer.write_table(block.to_arrow().cast(schema))
+
+
 def _summary(cleaned: Cleaned) -> str:
     dropped = "".join(f", {count:,} dropped ({reason})" for reason, count in cleaned.dropped.items() if count)
     counts = f"{cleaned.users.height:,} users, {cleaned.items.height:,} items"
-    return f"{counts}, {cleaned.interactions.height:,} interactions{dropped}"
+    return f"{counts}, {cleaned.num_interactions:,} interactions{dropped}"

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from reveal_core import interactions
 from reveal_core.errors import UserError
 from reveal_core.interactions import Cleaned, Cleaning, clean, k_core_mask
 from reveal_core.schema import INTERACTIONS, ITEMS, USERS
@@ -29,7 +30,7 @@ def catalogue(*item_ids: str) -> pl.DataFrame:
         {
             "item_id": item_ids,
             **{name: [f"{name} of {i}" for i in item_ids] for name in TEXTS},
-            "image_urls": [[f"https://a.example/{i}.jpg"] for i in item_ids],
+            "image_urls": [[f"http://{i}"] for i in item_ids],
         },
         schema={"item_id": pl.String, **dict.fromkeys(TEXTS, pl.String), "image_urls": pl.List(pl.String)},
     )
@@ -88,18 +89,28 @@ CLEANINGS = st.builds(
 )
 
 
-@given(rows=ROWS, cleaning=CLEANINGS)
-@settings(max_examples=60, deadline=None)
-def test_equals_the_plain_python_reference_and_accounts_for_every_row(rows: list[Row], cleaning: Cleaning) -> None:
+@given(rows=ROWS, cleaning=CLEANINGS, block=st.sampled_from([1, 2, 5, 1000]), categorical=st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_equals_the_plain_python_reference_and_accounts_for_every_row(
+    rows: list[Row], cleaning: Cleaning, block: int, categorical: bool
+) -> None:
     expected, dropped = naive_clean(rows, cleaning)
-    if not expected:
-        with pytest.raises(UserError, match="no interaction is left"):
-            clean(frame(rows), catalogue("a", "never"), cleaning)
-        return
-    result = clean(frame(rows), catalogue("a", "never"), cleaning)
+    log = frame(rows)
+    if categorical:
+        ids = {name: pl.Categorical(pl.Categories(name, "test")) for name in ("user_id", "item_id")}
+        log = log.with_columns(pl.col(name).cast(dtype) for name, dtype in ids.items())
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(interactions, "BLOCK", block)
+        if not expected:
+            with pytest.raises(UserError, match="no interaction is left"):
+                clean(log, catalogue("a", "never"), cleaning)
+            return
+        result = clean(log, catalogue("a", "never"), cleaning)
+        assert all(part.height <= block for part in result.blocks())
     assert result.interactions.select("user_id", "item_id", "rating", "timestamp").rows() == expected
     assert result.dropped == {name: dropped[name] for name in result.dropped}
-    assert len(rows) == result.interactions.height + sum(result.dropped.values())
+    assert len(rows) == result.num_interactions + sum(result.dropped.values())
+    assert result.items_clicked == result.interactions["item_id"].n_unique()
     check_numbering(result)
 
 

@@ -46,10 +46,10 @@ def test_reads_reviews_and_the_items_they_name(root: Path) -> None:
         ("A2", "B00X", 3.0, 1382659201000),
         ("A2", "J1", 1.0, 5000),
     ]
-    assert raw.items.drop("image_urls").rows() == [
-        ("0001", "Bag", None, "Sports, Bags, Red", "It's a \\d bag & more"),
-        ("B00X", "Tent", "Acme", "Outdoor", None),
-        ("J1", "JSON too", None, None, None),
+    assert raw.items.rows() == [
+        ("0001", "Bag", None, "Sports, Bags, Red", "It's a \\d bag & more", ["http://x"]),
+        ("B00X", "Tent", "Acme", "Outdoor", None, []),
+        ("J1", "JSON too", None, None, None, []),
     ]
     assert (raw.dropped, raw.warnings) == ({"malformed": 0}, [])
 
@@ -63,17 +63,28 @@ def test_nothing_in_the_catalogue_is_executed(write: Write, root: Path) -> None:
     assert "meta_Sports.json.gz: 2 malformed of 5 lines dropped (line 5: " in raw.warnings[0]
 
 
+def names(adapter: Amazon2014, root: Path) -> list[str]:
+    return [path.name for path in adapter.files(root)]
+
+
 def test_the_files_are_found_by_category_by_name_or_alone(write: Write, root: Path) -> None:
     write("reviews_Toys_5.json.gz", REVIEWS)
-    names = r"found reviews_Sports_5\.json\.gz, reviews_Toys_5\.json\.gz"
-    with pytest.raises(UserError, match=names):
+    assert names(Amazon2014(), root) == ["reviews_Sports_5.json.gz", "meta_Sports.json.gz"]
+    write("meta_Toys.json.gz", META)
+    with pytest.raises(UserError, match=r"found meta_Sports\.json\.gz, meta_Toys\.json\.gz \(set .*category"):
         Amazon2014().files(root)
-    found = Amazon2014(category="Sports").files(root)
-    assert [path.name for path in found] == ["reviews_Sports_5.json.gz", "meta_Sports.json.gz"]
-    with pytest.raises(UserError, match=r"no meta_Toys\.json"):
-        Amazon2014(category="Toys").files(root)
-    found = Amazon2014(reviews="reviews_Toys_5.json.gz").files(root)
-    assert [path.name for path in found] == ["reviews_Toys_5.json.gz", "meta_Sports.json.gz"]
+    assert names(Amazon2014(category="Toys"), root) == ["reviews_Toys_5.json.gz", "meta_Toys.json.gz"]
+    with pytest.raises(UserError, match=r"no reviews_Books_5\.json"):
+        Amazon2014(category="Books").files(root)
+    other = Amazon2014(reviews="reviews_Toys_5.json.gz", meta="meta_Sports.json.gz")
+    assert names(other, root) == ["reviews_Toys_5.json.gz", "meta_Sports.json.gz"]
+
+
+def test_without_a_catalogue_there_are_no_texts_and_that_is_said(root: Path) -> None:
+    (root / "meta_Sports.json.gz").unlink()
+    raw = Amazon2014().read(root)
+    assert (raw.items.height, raw.interactions.height) == (0, 3)
+    assert raw.warnings == ["no meta_*.json: the items have no texts"]
 
 
 def test_a_review_without_a_time_is_malformed(write: Write, root: Path) -> None:

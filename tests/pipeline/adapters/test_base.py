@@ -13,8 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.adapters.base import milliseconds, parse_items, parse_log
-from pipeline.cells import LINE, Cells, Malformed, find, inside, read_delimited, read_json_lines, read_split
+from pipeline.cells import LINE, Cells, Malformed, find, inside, read_json_lines, read_split
+from pipeline.delimited import read_delimited
+from pipeline.typed import Parsed, milliseconds, parse_items, parse_log
 from reveal_core.errors import UserError
 
 Write = Callable[[str, str | bytes], Path]
@@ -22,6 +23,10 @@ Write = Callable[[str, str | bytes], Path]
 GOOD = "\n".join(f"u{i},i{i},{i}" for i in range(200))
 COLUMNS = ["user_id", "item_id", "timestamp"]
 HEADER = ",".join(COLUMNS)
+
+
+def dropped(parsed: Parsed) -> int:
+    return sum(malformed.count for malformed in parsed.malformed)
 
 
 @pytest.mark.parametrize("suffix", ["csv", "csv.gz"])
@@ -33,7 +38,7 @@ def test_bad_lines_are_dropped_counted_and_told_with_their_numbers(write: Write,
     lines[40] = ",i,1"
     cells = read_delimited(write(f"log.{suffix}", "\r\n".join(lines) + "\r\n"), COLUMNS)
     parsed = parse_log(cells, 0.1)
-    assert (parsed.frame.height, parsed.dropped) == (196, 4)
+    assert (parsed.frame.height, dropped(parsed)) == (196, 4)
     assert parsed.frame["user_id"].to_list() == [f"u{i}" for i in range(200) if i not in (9, 19, 29, 39)]
     (warning,) = parsed.warnings
     assert warning == (
@@ -55,7 +60,7 @@ def test_too_many_bad_lines_are_an_error_at_the_first(write: Write) -> None:
 def test_one_bad_line_in_a_small_file_is_tolerated_unless_none_is(write: Write, tolerated: float, fine: bool) -> None:
     cells = read_delimited(write("log.csv", f"{HEADER}\na,b,1\nbroken\nc,d,2\n"), COLUMNS)
     if fine:
-        assert parse_log(cells, tolerated).dropped == 1
+        assert dropped(parse_log(cells, tolerated)) == 1
     else:
         with pytest.raises(UserError, match=":3: "):
             parse_log(cells, tolerated)
@@ -76,7 +81,7 @@ def test_an_empty_file_has_no_columns(write: Write, content: str) -> None:
 def test_only_blank_lines_at_the_end_are_nothing(write: Write) -> None:
     cells = read_delimited(write("log.csv", f"{HEADER}\na,b,1\n\nc,d,2\n\n\n"), COLUMNS)
     parsed = parse_log(cells, 0.01)
-    assert (parsed.frame.height, parsed.dropped) == (2, 1)
+    assert (parsed.frame.height, dropped(parsed)) == (2, 1)
     assert "line 3: user_id is empty" in parsed.warnings[0]
 
 
@@ -87,7 +92,7 @@ def test_a_stray_quote_costs_its_own_line_only(write: Write, stray: str, rows_af
     cells = read_delimited(write("log.csv", f'{HEADER}\n"q","b,c",1\n{stray}\n{after}'), COLUMNS)
     parsed = parse_log(cells, 0.2)
     assert parsed.frame["user_id"].to_list()[-rows_after:] == [f"a{i}" for i in range(rows_after)]
-    assert parsed.frame.height + parsed.dropped == rows_after + 2
+    assert parsed.frame.height + dropped(parsed) == rows_after + 2
     assert "line 3" in parsed.warnings[0]
 
 
@@ -111,13 +116,13 @@ def test_reads_whatever_the_csv_module_writes(tmp_path_factory: pytest.TempPathF
     path = tmp_path_factory.mktemp("csv") / "t.csv"
     path.write_bytes(buffer.getvalue().encode())
     cells = read_delimited(path, ["c", "a", "b"], multiline=True)
-    assert cells.frame.select("a", "b", "c").rows() == rows
+    assert cells.collect().select("a", "b", "c").rows() == rows
     assert cells.malformed.count == 0
 
 
 def test_header_with_byte_order_mark_repeated_and_padded_names(write: Write) -> None:
     path = write("t.csv", "\ufeffuser_id, item_id ,x,x\nu,i,1,2\n")
-    assert read_delimited(path, ["user_id", "item_id", "x"]).frame.row(0) == (2, "u", "i", "1")
+    assert read_delimited(path, ["user_id", "item_id", "x"]).collect().row(0) == (2, "u", "i", "1")
 
 
 @pytest.mark.parametrize(("wanted", "nearest"), [("customer", "'Customer_ID'"), ("ITEM_ID", "'item_id'"), ("qqq", "'")])
@@ -130,26 +135,26 @@ def test_a_missing_column_names_the_nearest(write: Write, wanted: str, nearest: 
 
 def test_bytes_that_are_not_utf_8_are_replaced(write: Write) -> None:
     path = write("t.csv", b"item_id,title\n1,caf\xe9\n2,caf\xc3\xa9\n")
-    assert read_delimited(path, ["title"]).frame["title"].to_list() == ["caf\ufffd", "café"]
+    assert read_delimited(path, ["title"]).collect()["title"].to_list() == ["caf\ufffd", "café"]
     lines = write("t.jsonl", b'{"title": "caf\xe9"}\n')
-    assert read_json_lines(lines, ["title"]).frame["title"].to_list() == ["caf\ufffd"]
+    assert read_json_lines(lines, ["title"]).collect()["title"].to_list() == ["caf\ufffd"]
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
 def test_split_lines_are_utf_8_or_else_latin_1(write: Write, encoding: str) -> None:
     path = write("movies.dat", "1::Léon\r\n\r\n2::a::b\r\n3::Amélie\r\n".encode(encoding))
     cells = read_split(path, "::", 2, {1: "title", 0: "item_id"})
-    assert cells.frame.rows() == [(1, "Léon", "1"), (4, "Amélie", "3")]
+    assert cells.collect().rows() == [(1, "Léon", "1"), (4, "Amélie", "3")]
     assert cells.malformed.examples == [(3, "2 fields separated by '::' expected, found 3")]
 
 
 def test_json_lines_tell_the_lines_that_are_none(write: Write) -> None:
     content = '{"a": 1, "b": [1, ["x", null]]}\n\nnot json\n[1]\n{"a": 2.5}\n{"a": "t", "b": {"c": 1}}\n'
     cells = read_json_lines(write("t.jsonl.gz", content), ["a", "b"])
-    assert cells.frame.rows() == [(1, "1", "1 x"), (5, "2.5", ""), (6, "t", "")]
+    assert cells.collect().rows() == [(1, "1", "1 x"), (5, "2.5", ""), (6, "t", "")]
     assert [line for line, _ in cells.malformed.examples] == [3, 4]
     with pytest.raises(UserError, match="no column 'c'"):
-        read_json_lines(write("t.jsonl", content), ["c"])
+        read_json_lines(write("t.jsonl", content), ["c"]).collect()
 
 
 def test_a_cut_or_false_gzip_file_is_the_users_to_mend(write: Write) -> None:
@@ -158,7 +163,7 @@ def test_a_cut_or_false_gzip_file_is_the_users_to_mend(write: Write) -> None:
         path = whole_path = write("x", "").with_name(f"{name}.csv.gz")
         path.write_bytes(content)
         with pytest.raises(UserError, match="not a whole gzip file") as caught:
-            read_delimited(whole_path, COLUMNS)
+            read_delimited(whole_path, COLUMNS).collect()
         assert str(path) in str(caught.value)
 
 
@@ -201,20 +206,20 @@ def test_times(text: str, expected: int | None) -> None:
 def test_milliseconds_taken_for_seconds_do_not_pass() -> None:
     frame = pl.DataFrame({LINE: [2], "user_id": ["u"], "item_id": ["i"], "timestamp": ["1600214400000"]})
     with pytest.raises(UserError, match="before the year 10000"):
-        parse_log(Cells(frame, Malformed(Path("log.csv"))), 0.01, "s")
-    assert parse_log(Cells(frame, Malformed(Path("log.csv"))), 0.01, "ms").frame["timestamp"][0] == 1_600_214_400_000
+        parse_log(Cells([frame], Malformed(Path("log.csv"))), 0.01, "s")
+    assert parse_log(Cells([frame], Malformed(Path("log.csv"))), 0.01, "ms").frame["timestamp"][0] == 1_600_214_400_000
 
 
 def test_ratings_may_be_absent_but_not_nonsense() -> None:
     rows = {"user_id": ["u"] * 4, "item_id": ["i"] * 4, "rating": ["4.5", "", "nan", "good"]}
-    parsed = parse_log(Cells(pl.DataFrame({LINE: [2, 3, 4, 5], **rows}), Malformed(Path("log.csv"))), 0.5)
+    parsed = parse_log(Cells([pl.DataFrame({LINE: [2, 3, 4, 5], **rows})], Malformed(Path("log.csv"))), 0.5)
     assert parsed.frame["rating"].to_list() == [4.5, None]
-    assert parsed.dropped == 2
+    assert dropped(parsed) == 2
 
 
 def test_a_repeated_item_keeps_its_first_line() -> None:
     frame = pl.DataFrame({LINE: [2, 3], "item_id": ["i", "i"], "title": ["one", "two"]})
-    parsed = parse_items(Cells(frame, Malformed(Path("items.csv"))), 0.01)
+    parsed = parse_items(Cells([frame], Malformed(Path("items.csv"))), 0.01)
     assert parsed.frame.rows() == [("i", "one", None, None, None, [])]
     assert parsed.warnings == ["items.csv: 1 lines repeat an item; the first one stands"]
 

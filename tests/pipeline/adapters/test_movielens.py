@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.adapters.base import ITEM_FIELDS
 from pipeline.adapters.movielens import MovieLens
+from pipeline.typed import ITEM_FIELDS
 from reveal_core.errors import UserError
 from reveal_core.interactions import Cleaning, clean
 

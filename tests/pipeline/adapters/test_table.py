@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from pipeline.adapters import AdapterConfig
 from pipeline.adapters.base import ITEM_FIELDS
 from pipeline.adapters.table import Catalogue, Log, Table
+from pipeline.typed import ITEM_FIELDS
 from reveal_core.errors import UserError
 
 LOG = pl.DataFrame({"who": ["a", "b"], "sku": ["007", "8"], "stars": [4.5, None], "at": [100, 200]})

@@ -80,6 +80,7 @@ def test_writes_the_canonical_tables_and_accounts_for_every_row(root: Path, tmp_
         "rows_read": 6,
         "rows_kept": 2,
         "dropped": {"malformed": 1, "no_rating": 1, "below_min_rating": 1, "duplicate": 1},
+        "malformed": {"log.csv": {"wrong number of fields": 1}},
         "users": 2,
         "items": 3,
         "items_clicked": 2,

@@ -1,0 +1,61 @@
+"""Parquet tables to text cells, batch by batch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import polars as pl
+
+from pipeline.cells import LINE, Cells, Malformed, opened, require
+from reveal_core.errors import UserError
+
+_BATCH = 500_000
+
+
+def read_parquet(path: Path, wanted: Sequence[str]) -> Cells:
+    """The wanted columns as texts: times in ISO 8601 (UTC), lists with spaces between their members."""
+    import pyarrow.parquet as pq
+
+    columns = list(dict.fromkeys(wanted))
+    with opened(path) as stream:
+        content = io.BytesIO(stream.read()) if path.suffix == ".gz" else path
+    with _explained(path):
+        file = pq.ParquetFile(content)
+    require(path, file.schema_arrow.names, columns)
+
+    def blocks() -> Iterator[pl.DataFrame]:
+        yield pl.DataFrame(schema={LINE: pl.Int64(), **dict.fromkeys(columns, pl.String())})
+        first = 1
+        with _explained(path):
+            for batch in file.iter_batches(_BATCH, columns=columns):
+                frame = pl.DataFrame(batch)
+                texts = [_text(name, frame.schema[name]).fill_null("").str.strip_chars() for name in columns]
+                yield frame.select(texts).with_row_index(LINE, offset=first).cast({LINE: pl.Int64})
+                first += frame.height
+
+    return Cells(blocks(), Malformed(path))
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What Arrow cannot read is the user's to mend."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"not a Parquet file: {str(error).splitlines()[0]}", where=str(path)) from None
+
+
+def _text(name: str, dtype: pl.DataType) -> pl.Expr:
+    column = pl.col(name)
+    if isinstance(dtype, pl.Datetime):
+        if dtype.time_zone is not None:
+            column = column.dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+        return column.dt.strftime("%Y-%m-%dT%H:%M:%S%.f")
+    if isinstance(dtype, pl.List):
+        return column.cast(pl.List(pl.String)).list.join(" ")
+    return column.cast(pl.String)
