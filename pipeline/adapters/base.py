@@ -136,7 +136,9 @@ class AmazonCategory(Adapter):
     @classmethod
     def recognise(cls, root: Path) -> Adapter | None:
         """Only beside a catalogue, since its name alone says what it is."""
-        return super().recognise(root) if matching(root, cls.meta_form.format("*")) else None
+        if not root.is_dir() or not matching(root, cls.meta_form.format("*")):
+            return None
+        return super().recognise(root)
 
     def files(self, root: Path) -> list[Path]:
         meta = self.catalogue(root)
@@ -162,7 +164,7 @@ class AmazonCategory(Adapter):
     def with_catalogue(self, log: Parsed, items: Cells | None) -> Raw:
         """Of the catalogue only what the log names."""
         if items is None:
-            return raw(log, None, [f"no {self.meta_form.format('*')}: the items have no texts"])
+            return raw(log, None, [f"no {self.meta_form.format(self.category or '*')}: the items have no texts"])
         named = log.frame[ITEM_ID].unique().cast(pl.String).implode()
         kept = items.map(lambda block: block.filter(pl.col(ITEM_ID).is_in(named)))
         return raw(log, parse_items(kept, self.max_malformed))

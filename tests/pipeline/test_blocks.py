@@ -1,4 +1,4 @@
-"""Files are read block by block: how large a block is must not be seen in the cells, nor in what is said of bad lines."""
+"""Files are read in blocks: how large they are must not be seen in the cells, nor in what is said of bad lines."""
 
 from __future__ import annotations
 
