@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.adapters.base import ITEM_FIELDS
 from pipeline.adapters.movielens import MovieLens
 from pipeline.typed import ITEM_FIELDS
 from reveal_core.errors import UserError

@@ -14,7 +14,6 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline.adapters import AdapterConfig
-from pipeline.adapters.base import ITEM_FIELDS
 from pipeline.adapters.table import Catalogue, Log, Table
 from pipeline.typed import ITEM_FIELDS
 from reveal_core.errors import UserError
