@@ -52,7 +52,7 @@ check: $(READY) ## Lint, format and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-test: $(READY) ## The fast tests (under a minute)
+test: $(READY) ## The fast tests (two to three minutes on two cores)
 	@$(BIN)/pytest -q -n 2 -m "not slow and not real_data and not weights" $(ARGS)
 
 test-all: $(READY) ## Every test; those that need real data (REVEAL_DATA) or weights (REVEAL_WEIGHTS) skip without them
