@@ -71,16 +71,22 @@ class _BlockedSoftmax(torch.autograd.Function):
         grad_queries_TD = torch.empty_like(queries_TD) if needs_grad else None
         grad_items_ND = torch.zeros_like(items_ND) if needs_grad else None
         block = max(_BLOCK_ROWS, _BLOCK_NUMBERS[queries_TD.device.type] // len(items_ND))
+        # One piece of memory for the scores of all blocks: new pages for each would cost as much as the exponentials.
+        room_BN = queries_TD.new_empty(min(block, len(queries_TD)), len(items_ND))
         for start in range(0, len(queries_TD), block):
             rows = slice(start, start + block)
-            logits = queries_TD[rows] @ items_ND.T
-            logits -= torch.logsumexp(logits, dim=1, keepdim=True)
-            target = targets_T[rows, None]
-            total -= logits.gather(1, target).sum()
+            queries_BD, targets_B = queries_TD[rows], targets_T[rows]
+            scores_BN = torch.mm(queries_BD, items_ND.T, out=room_BN[: len(queries_BD)])
+            target_B1 = scores_BN.gather(1, targets_B[:, None])
+            top_B1 = scores_BN.amax(dim=1, keepdim=True)
+            odds_BN = scores_BN.sub_(top_B1).exp_()
+            sum_B1 = odds_BN.sum(dim=1, keepdim=True)
+            total += (sum_B1.log() + top_B1 - target_B1).sum()
             if grad_queries_TD is not None and grad_items_ND is not None:
-                slope = logits.exp_().scatter_add_(1, target, logits.new_full((), -1.0).expand(target.shape))
-                torch.mm(slope, items_ND, out=grad_queries_TD[rows])
-                grad_items_ND.addmm_(slope.T, queries_TD[rows])
+                slope_BN = odds_BN.scatter_add_(1, targets_B[:, None], -sum_B1)
+                # Divided by the sum outside the products, where there are fewer numbers.
+                torch.mm(slope_BN, items_ND, out=grad_queries_TD[rows]).div_(sum_B1)
+                grad_items_ND.addmm_(slope_BN.T, queries_BD / sum_B1)
         if needs_grad:
             ctx.save_for_backward(grad_queries_TD, grad_items_ND)
             ctx.num_targets = len(queries_TD)
