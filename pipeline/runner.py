@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.artifacts import ArtifactStore, Receipt
-from pipeline.files import FileDigests, digest_json
+from pipeline.files import digest_json
 from pipeline.fingerprint import basis, explain
 from pipeline.stage import Progress, Stage, Workspace
 from reveal_core.errors import UserError
@@ -55,10 +55,9 @@ class Runner:
         name: str,
         stages: Sequence[Stage],
         store: ArtifactStore,
-        digests: FileDigests,
         built: set[str] | None = None,
     ) -> None:
-        self.name, self.store, self.digests = name, store, digests
+        self.name, self.store = name, store
         self._built = set() if built is None else built
         self.stages = {stage.name: stage for stage in stages}
 
@@ -115,7 +114,7 @@ class Runner:
         waiting = [name for name in _parents(stage) if known[name].receipt is None]
         if waiting:
             return StageStatus(stage.name, "stale" if last else "missing", f"waits for {', '.join(waiting)}")
-        now = basis(stage, {entry: _digest(entry, known) for entry in stage.inputs}, self.digests)
+        now = basis(stage, {entry: _digest(entry, known) for entry in stage.inputs}, self.store.digests)
         key = digest_json(now)
         receipt = self.store.receipt(stage.name, key)
         if receipt is not None:
@@ -126,7 +125,7 @@ class Runner:
         if last is None:
             return StageStatus(stage.name, "missing", "never run", key, basis=now)
         if last == now:
-            return StageStatus(stage.name, "missing", "its result is gone or incomplete", key, basis=now)
+            return StageStatus(stage.name, "missing", "its result is gone or damaged", key, basis=now)
         return StageStatus(stage.name, "stale", explain(last, now), key, basis=now)
 
     def _build(
@@ -144,7 +143,7 @@ class Runner:
         resume_dir.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         with self.store.building(stage.name, status.key) as out_dir:
-            work = Workspace(out_dir, resume_dir, self.store.cache_dir, self.digests, progress)
+            work = Workspace(out_dir, resume_dir, self.store.cache_dir, self.store.digests, progress)
             report = stage.run(inputs, work)
             receipt = self.store.seal(
                 out_dir,
