@@ -22,14 +22,14 @@ def read_parquet(path: Path, wanted: Sequence[str]) -> Cells:
     columns = list(dict.fromkeys(wanted))
     with opened(path) as stream:
         content = io.BytesIO(stream.read()) if path.suffix == ".gz" else path
-    with _explained(path):
+    with explained(path):
         file = pq.ParquetFile(content)
     require(path, file.schema_arrow.names, columns)
 
     def blocks() -> Iterator[pl.DataFrame]:
         yield pl.DataFrame(schema={LINE: pl.Int64(), **dict.fromkeys(columns, pl.String())})
         first = 1
-        with _explained(path):
+        with explained(path):
             for batch in file.iter_batches(_BATCH, columns=columns):
                 frame = pl.DataFrame(batch)
                 texts = [_text(name, frame.schema[name]).fill_null("").str.strip_chars() for name in columns]
@@ -40,7 +40,7 @@ def read_parquet(path: Path, wanted: Sequence[str]) -> Cells:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """What Arrow cannot read is the user's to mend."""
     import pyarrow as pa
 

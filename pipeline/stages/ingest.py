@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -10,7 +10,7 @@ from typing import ClassVar
 import polars as pl
 
 from pipeline.adapters import AdapterConfig
-from pipeline.files import FileDigests
+from pipeline.files import FileDigests, write_blocks
 from pipeline.stage import Report, Stage, Workspace
 from reveal_core.config import runtime
 from reveal_core.disk import atomic_path
@@ -44,7 +44,7 @@ class Ingest(Stage):
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         raw = self.adapter.read(Path(self.root))
         cleaned = clean(raw.interactions, raw.items, self.cleaning)
-        _write_blocks(cleaned.blocks(), work.out_dir / "interactions.parquet")
+        write_blocks(work.out_dir / "interactions.parquet", cleaned.blocks(), INTERACTIONS)
         _write(cleaned.items, work.out_dir / "items.parquet")
         _write(cleaned.users, work.out_dir / "users.parquet")
         return {
@@ -65,15 +65,6 @@ class Ingest(Stage):
 def _write(frame: pl.DataFrame, path: Path) -> None:
     with atomic_path(path) as temporary:
         frame.write_parquet(temporary, compression="zstd", statistics=True)
-
-
-def _write_blocks(blocks: Iterable[pl.DataFrame], path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    schema = pl.DataFrame(schema=INTERACTIONS).to_arrow().schema
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for block in blocks:
-            writer.write_table(block.to_arrow().cast(schema))
 
 
 def _summary(cleaned: Cleaned) -> str:
