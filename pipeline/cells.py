@@ -154,8 +154,12 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         raise UserError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
 
 
-def line_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
+def line_blocks(path: Path, *, quoted: bool = False) -> Iterator[tuple[int, bytes]]:
     """The file in blocks of whole lines, each with the number of its first line, from 1.
+
+    Args:
+        quoted: whether values in quotes may run over lines: a block then ends where none is open, if there is such a
+            place.
 
     Raises:
         UserError: when a line is longer than a block.
@@ -163,17 +167,27 @@ def line_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
     with opened(path) as file:
         number, rest = 1, file.read(len(_BOM)).removeprefix(_BOM)
         while chunk := file.read(BLOCK):
-            cut = chunk.rfind(b"\n") + 1
+            rest += chunk
+            end = rest.rfind(b"\n") + 1
+            cut = (quotes_closed(rest, end) or (end if len(rest) > BLOCK else 0)) if quoted else end
             if cut:
-                block, rest = rest + chunk[:cut], chunk[cut:]
-                yield number, block
-                number += block.count(b"\n")
-            else:
-                rest += chunk
-            if len(rest) > BLOCK:
+                yield number, rest[:cut]
+                number += rest.count(b"\n", 0, cut)
+                rest = rest[cut:]
+            if len(rest) > BLOCK and b"\n" not in rest:
                 raise UserError(f"is longer than {BLOCK >> 20} MB", where=f"{path}:{number}", mend="mend the file")
         if rest:
             yield number, rest
+
+
+def quotes_closed(content: bytes, end: int) -> int:
+    """The end of the last line before ``end`` after which no quote is open; 0 if there is none."""
+    is_open = content.count(b'"', 0, end) % 2
+    while is_open and end:
+        before = content.rfind(b"\n", 0, end - 1) + 1
+        is_open ^= content.count(b'"', before, end) % 2
+        end = before
+    return end
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,8 @@ def read_delimited(
     """The wanted columns of a table.
 
     Args:
-        multiline: whether a quoted value may run over several lines; the whole file is then one block. Where it may
-            not, or where the quotes do not match up, a stray quote must not swallow the lines after it, so each line
-            of its block is then read by itself.
+        multiline: whether a quoted value may run over several lines. Where it may not, or where the quotes do not match
+            up, a stray quote must not swallow the lines after it, so each line of its block is then read by itself.
         header: the names of the columns when the file does not begin with them.
     """
     names = read_header(path, separator) if header is None else header
@@ -47,17 +46,20 @@ def read_delimited(
     def cells(first: int, block: bytes) -> pl.DataFrame:
         quotes = b'"' in block
         rows = cut.rows(block, quoted=quotes)
-        by_line = quotes and (rows is None or (not multiline and bool(rows.breaks().any())))
+        over_lines = rows is not None and rows.height < _num_lines(block)
+        by_line = quotes and (rows is None or (over_lines and not multiline))
         if by_line:
             rows = cut.rows(block, quoted=False)
+        elif over_lines:
+            rows = cut.of_all_columns().rows(block, quoted=True)  # breaks in any of them count
         if rows is None:
             raise UserError(f"is not a table separated by {separator!r}", where=str(path))
         frame = rows.cells(first, malformed, f"{len(names)} fields separated by {separator!r}")
-        return _unquoted(frame, malformed) if by_line else frame
+        return (_unquoted(frame, malformed) if by_line else frame).select(LINE, *cut.columns)
 
     def blocks() -> Iterator[pl.DataFrame]:
         yield cut.empty()
-        for first, block in _whole(path) if multiline else line_blocks(path):
+        for first, block in line_blocks(path, quoted=multiline):
             if first == 1 and header is None:
                 block = block.partition(b"\n")[2]
                 first = 2
@@ -67,8 +69,8 @@ def read_delimited(
     return Cells(_without_blank_end(blocks()), malformed)
 
 
-def _whole(path: Path) -> Iterator[tuple[int, bytes]]:
-    yield 1, b"".join(block for _, block in line_blocks(path))
+def _num_lines(block: bytes) -> int:
+    return block.count(b"\n") + (not block.endswith(b"\n"))
 
 
 def _without_blank_end(blocks: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -92,6 +94,10 @@ class _Cut:
     """Columns in the file."""
     columns: dict[str, int]
     """The wanted ones and their places."""
+
+    def of_all_columns(self) -> _Cut:
+        others = set(range(self.width)) - set(self.columns.values())
+        return replace(self, columns={**self.columns, **{f"#{place}": place for place in sorted(others)}})
 
     def empty(self) -> pl.DataFrame:
         return pl.DataFrame(schema={LINE: pl.Int64(), **dict.fromkeys(self.columns, pl.String())})
@@ -140,9 +146,13 @@ class _Rows:
     """Row number from 1, number of fields and of line breaks of each row of the wrong length."""
     quoted: bool
 
+    @property
+    def height(self) -> int:
+        return self.frame.height + len(self.skipped)
+
     def breaks(self) -> npt.NDArray[np.int64]:
         """Line breaks inside the values of each row of the block."""
-        counts_B = np.zeros(self.frame.height + len(self.skipped), dtype=np.int64)
+        counts_B = np.zeros(self.height, dtype=np.int64)
         if self.quoted:
             in_frame = self.frame.select(pl.sum_horizontal(pl.all().str.count_matches("\n", literal=True)))
             counts_B[self.kept()] = in_frame.to_series().to_numpy()
@@ -153,7 +163,7 @@ class _Rows:
     def kept(self) -> npt.NDArray[np.int64]:
         """Places in the block of the rows in ``frame``, from 0."""
         numbers = np.array([number for number, _, _ in self.skipped], dtype=np.int64)
-        return np.delete(np.arange(self.frame.height + len(self.skipped)), numbers - 1)
+        return np.delete(np.arange(self.height), numbers - 1)
 
     def cells(self, first: int, malformed: Malformed, expected: str) -> pl.DataFrame:
         """With the line on which each row starts; ``first`` is that of the block."""

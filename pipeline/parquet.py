@@ -39,6 +39,15 @@ def read_parquet(path: Path, wanted: Sequence[str]) -> Cells:
     return Cells(blocks(), Malformed(path))
 
 
+def read_columns(path: Path) -> list[str]:
+    """The names of the columns."""
+    import pyarrow.parquet as pq
+
+    with opened(path) as stream, explained(path):
+        content = io.BytesIO(stream.read()) if path.suffix == ".gz" else path
+        return list(pq.read_schema(content).names)
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """What Arrow cannot read is the user's to mend."""

@@ -16,8 +16,9 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pipeline.cells import inside, read_json_lines, require, text_lines
-from pipeline.delimited import read_delimited, read_header
+from pipeline.any_table import SEPARATORS, read_table, suffix
+from pipeline.cells import inside, require, text_lines
+from pipeline.delimited import read_header
 from pipeline.parquet import explained, read_parquet
 from reveal_core.config import Config
 from reveal_core.errors import UserError
@@ -137,19 +138,11 @@ def _read_matrix(path: Path) -> npt.NDArray[Any]:
 
 
 def _read_ids(path: Path, column: str) -> pl.Series:
-    match path.suffix:
-        case ".txt":
-            return pl.Series([text for _, text in text_lines(path)], dtype=pl.String)
-        case ".parquet":
-            cells = read_parquet(path, [column])
-        case ".jsonl" | ".ndjson":
-            cells = read_json_lines(path, [column])
-        case ".csv" | ".tsv":
-            separator = "\t" if len(read_header(path, "\t")) > 1 else ","  # MMRec's .csv is separated by tabs
-            cells = read_delimited(path, [column], separator)
-        case other:
-            mend = "use .txt, .csv, .tsv, .jsonl or .parquet"
-            raise UserError(f"unknown format {other!r}", where=str(path), mend=mend)
+    if suffix(path) == ".txt":
+        return pl.Series([text for _, text in text_lines(path)], dtype=pl.String)
+    # MMRec's .csv is separated by tabs.
+    by_tabs = suffix(path) in SEPARATORS and len(read_header(path, "\t")) > 1
+    cells = read_table(path, [column], separator="\t" if by_tabs else None)
     frame = cells.collect()
     cells.malformed.mend = "mend the file"
     cells.malformed.settle(frame.height, tolerated=0)

@@ -96,6 +96,18 @@ def test_a_stray_quote_costs_its_own_line_only(write: Write, stray: str, rows_af
     assert "line 3" in parsed.warnings[0]
 
 
+def test_what_a_stray_quote_swallows_in_a_column_that_is_not_read_is_not_lost(write: Write) -> None:
+    path = write("log.csv", f'{HEADER},note\na,1,1,"stray\nb,2,2,x\nc,3,3,y"\nd,4,4,z\n')
+    parsed = parse_log(read_delimited(path, COLUMNS), 0.5)
+    assert parsed.frame["item_id"].to_list() == ["1", "2", "3", "4"]
+
+
+def test_breaks_in_columns_that_are_not_read_count_as_lines(write: Write) -> None:
+    path = write("items.csv", 'item_id,title,text\n1,a,"x\ny\nz"\n2,b,c\n,d,e\n')
+    cells = read_delimited(path, ["item_id", "title"], multiline=True)
+    assert cells.collect().rows() == [(2, "1", "a"), (5, "2", "b"), (6, "", "d")]
+
+
 def test_values_over_several_lines_keep_the_line_numbers_right(write: Write) -> None:
     content = 'item_id,title\n1,"a\nb\nc"\n2,"say ""hi"", she said"\n3\n4,"d\ne"\n,f\n'
     cells = read_delimited(write("items.csv", content), ["item_id", "title"], multiline=True)
