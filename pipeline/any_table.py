@@ -36,7 +36,7 @@ def read_table(
     """The wanted columns of a table.
 
     Args:
-        separator: between the cells of a CSV or TSV file; None = as the suffix says.
+        separator: between the cells of a text file of any suffix; None = as the suffix says.
         header: its columns, when it does not begin with them.
         multiline: whether its quoted values may run over several lines.
 
@@ -44,14 +44,15 @@ def read_table(
         UserError: when the suffix is unknown, a column is not there, or the file is not what its suffix says.
     """
     form = suffix(path)
-    if form in SEPARATORS:
-        return read_delimited(path, wanted, separator or SEPARATORS[form], multiline=multiline, header=header or None)
     if form in JSON_LINES:
         return read_json_lines(path, list(dict.fromkeys(wanted)))
     if form == ".parquet":
         return read_parquet(path, wanted)
-    mend = "use .csv, .tsv, .jsonl or .parquet, each also with .gz"
-    raise UserError(f"unknown format {form!r}", where=str(path), mend=mend)
+    separator = separator or SEPARATORS.get(form)
+    if separator is None:
+        mend = "use .csv, .tsv, .jsonl or .parquet, each also with .gz, or name the separator of a text file"
+        raise UserError(f"unknown format {form!r}", where=str(path), mend=mend)
+    return read_delimited(path, wanted, separator, multiline=multiline, header=header or None)
 
 
 def columns_of(path: Path, separator: str | None = None) -> list[str]:

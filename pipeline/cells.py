@@ -30,7 +30,7 @@ BLOCK = 16 << 20
 
 _EXAMPLES = 3
 _JSON_BATCH = 100_000
-_BOM = b"\xef\xbb\xbf"
+BOM = b"\xef\xbb\xbf"
 _MEND = "mend the file, or raise data.adapter.max_malformed"
 
 
@@ -165,7 +165,7 @@ def line_blocks(path: Path, *, quoted: bool = False) -> Iterator[tuple[int, byte
         UserError: when a line is longer than a block.
     """
     with opened(path) as file:
-        number, rest = 1, file.read(len(_BOM)).removeprefix(_BOM)
+        number, rest = 1, file.read(len(BOM)).removeprefix(BOM)
         while chunk := file.read(BLOCK):
             rest += chunk
             end = rest.rfind(b"\n") + 1
@@ -191,10 +191,10 @@ def quotes_closed(content: bytes, end: int) -> int:
 
 
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank with their numbers from 1, streamed; bytes that are not UTF-8 are replaced."""
+    """The lines that are not blank with their numbers from 1, streamed."""
     for first, block in line_blocks(path):
         for number, line in enumerate(block.split(b"\n"), start=first):
-            if text := line.decode("utf-8", "replace").strip():
+            if text := decoded(line).strip():
                 yield number, text
 
 
@@ -210,6 +210,8 @@ def require(path: Path, present: Sequence[str], wanted: Sequence[str]) -> None:
             near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0)
             mend = f"the nearest is {lower[near[0]]!r}" if near else "it has none"
             raise UserError(f"no column {name!r}", where=str(path), mend=mend)
+        if present.count(name) > 1:
+            raise UserError(f"has more than one column {name!r}", where=str(path), mend="give each its own name")
 
 
 def read_split(path: Path, separator: str, num_fields: int, names: Mapping[int, str]) -> Cells:
@@ -224,7 +226,7 @@ def read_split(path: Path, separator: str, num_fields: int, names: Mapping[int, 
     kept = [pl.col("cut").struct.field(f"field_{i}").str.strip_chars().alias(name) for i, name in names.items()]
 
     def cells(first: int, block: bytes) -> pl.DataFrame:
-        lines = pl.Series("text", [_decoded(block)]).str.split("\n").explode().str.strip_chars_end("\r")
+        lines = pl.Series("text", [decoded(block)]).str.split("\n").explode().str.strip_chars_end("\r")
         frame = lines.to_frame().with_row_index(LINE, offset=first).filter(pl.col("text").str.strip_chars() != "")
         for line, found in frame.filter(fields != num_fields).select(LINE, fields).iter_rows():
             what = f"{num_fields} fields separated by {separator!r} expected"
@@ -245,7 +247,7 @@ def read_sequences(path: Path) -> Cells:
     words = pl.col("text").str.extract_all(r"\S+")
 
     def cells(first: int, block: bytes) -> pl.DataFrame:
-        lines = pl.Series("text", [_decoded(block)]).str.split("\n").explode().to_frame()
+        lines = pl.Series("text", [decoded(block)]).str.split("\n").explode().to_frame()
         frame = lines.with_row_index(LINE, offset=first).select(pl.col(LINE).cast(pl.Int64), words.alias("words"))
         for (line,) in frame.filter(pl.col("words").list.len() == 1).select(LINE).iter_rows():
             malformed.add(line, "no items", "a user and their items expected, found one word")
@@ -262,11 +264,12 @@ def read_sequences(path: Path) -> Cells:
     return Cells(blocks(), malformed)
 
 
-def _decoded(block: bytes) -> str:
+def decoded(text: bytes) -> str:
+    """In UTF-8 or, if it is not that, Latin-1, in which different bytes stay different."""
     try:
-        return block.decode("utf-8")
+        return text.decode("utf-8")
     except UnicodeDecodeError:
-        return block.decode("latin-1")
+        return text.decode("latin-1")
 
 
 def read_json_lines(

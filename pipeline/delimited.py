@@ -12,14 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pipeline.cells import BLOCK, LINE, Cells, Malformed, line_blocks, opened, require
+from pipeline.cells import BLOCK, BOM, LINE, Cells, Malformed, decoded, line_blocks, opened, require
 from reveal_core.errors import UserError
 
 
 def read_header(path: Path, separator: str) -> list[str]:
     """The column names in the first line."""
     with opened(path) as file:
-        line = file.readline(BLOCK).decode("utf-8", "replace").strip("\ufeff\r\n")
+        line = decoded(file.readline(BLOCK).removeprefix(BOM)).strip("\r\n")
     return [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
 
 
@@ -133,7 +133,7 @@ class _Cut:
             )
         except pa.ArrowInvalid:
             return None
-        columns = [_decoded(pl.Series(name, table[names[place]])) for name, place in self.columns.items()]
+        columns = [_texts(pl.Series(name, table[names[place]])) for name, place in self.columns.items()]
         return _Rows(pl.DataFrame(columns), skipped, quoted)
 
 
@@ -176,11 +176,11 @@ class _Rows:
         return self.frame.insert_column(0, pl.Series(LINE, lines_B[self.kept()]))
 
 
-def _decoded(values: pl.Series) -> pl.Series:
+def _texts(values: pl.Series) -> pl.Series:
     try:
         text: pl.Series = values.cast(pl.String)
     except pl.exceptions.ComputeError:
-        text = values.map_elements(lambda value: value.decode("utf-8", "replace"), pl.String)
+        text = values.map_elements(lambda value: decoded(value), pl.String)
     return text.str.strip_chars()
 
 

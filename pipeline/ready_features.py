@@ -140,9 +140,10 @@ def _read_matrix(path: Path) -> npt.NDArray[Any]:
 def _read_ids(path: Path, column: str) -> pl.Series:
     if suffix(path) == ".txt":
         return pl.Series([text for _, text in text_lines(path)], dtype=pl.String)
-    # MMRec's .csv is separated by tabs.
-    by_tabs = suffix(path) in SEPARATORS and len(read_header(path, "\t")) > 1
-    cells = read_table(path, [column], separator="\t" if by_tabs else None)
+    separator = None
+    if suffix(path) in SEPARATORS:  # whatever the suffix says: MMRec's .csv is separated by tabs
+        separator = next((one for one in "\t,;" if column in read_header(path, one)), None)
+    cells = read_table(path, [column], separator=separator)
     frame = cells.collect()
     cells.malformed.mend = "mend the file"
     cells.malformed.settle(frame.height, tolerated=0)

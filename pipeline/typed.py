@@ -125,20 +125,22 @@ def _stacked(frames: list[pl.DataFrame]) -> pl.DataFrame:
 
 def _typed_log(block: pl.DataFrame, malformed: Malformed, unit: Unit, time_format: str | None) -> pl.DataFrame:
     values = {USER_ID: block[USER_ID], ITEM_ID: block[ITEM_ID]}
-    faults = {name: (values[name] == "", "an id") for name in values}
+    faults = [(name, values[name] == "", "an id") for name in values]
     if RATING in block.columns:
         values[RATING] = _number(block[RATING])
-        faults[RATING] = (values[RATING].is_null() & (block[RATING] != ""), "a number")
+        faults.append((RATING, values[RATING].is_null() & (block[RATING] != ""), "a number"))
     if TIMESTAMP in block.columns:
         values[TIMESTAMP] = times = milliseconds(block[TIMESTAMP], unit, time_format)
-        faults[TIMESTAMP] = (~(times < _YEAR_10000).fill_null(False), "a time before the year 10000")
+        form = "a number or an ISO 8601 time" if time_format is None else f"of the form {time_format}"
+        faults.append((TIMESTAMP, times.is_null(), form))
+        faults.append((TIMESTAMP, (times >= _YEAR_10000).fill_null(False), "a time before the year 10000"))
         if unit == "s" and times.is_between(_YEAR_10000, _YEAR_10000 * 1000).any():
             malformed.mend = "if these times are in milliseconds, set the adapter's unit: ms"
     if POSITION in block.columns:
         values[POSITION] = _number(block[POSITION])
-        faults[POSITION] = (values[POSITION].is_null(), "a number")
+        faults.append((POSITION, values[POSITION].is_null(), "a number"))
     good = pl.repeat(True, block.height, eager=True)
-    for name, (fault, expected) in faults.items():
+    for name, fault, expected in faults:
         malformed.add_rows(block.filter(fault & good), name, expected)
         good &= ~fault
     log = pl.DataFrame([values[name].alias(name) for name in values]).filter(good)

@@ -9,11 +9,13 @@ from typing import Literal
 import polars as pl
 
 from pipeline.adapters.base import Adapter, Raw, raw
-from pipeline.any_table import read_table
+from pipeline.any_table import JSON_LINES, read_table, suffix
 from pipeline.cells import Cells, inside, together
 from pipeline.typed import ITEM_FIELDS, Unit, parse_items, parse_log
 from reveal_core.config import Config
 from reveal_core.schema import ITEM_ID, POSITION, RATING, TIMESTAMP, USER_ID
+
+_MEND = "say its form with separator, header, time_format or multiline, mend it, or raise data.adapter.max_malformed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,13 +25,18 @@ class TableFile(Config):
     file: str
     """Relative to data.root; .csv, .tsv, .jsonl (.ndjson, .json: one object per line) or .parquet, each also .gz."""
     separator: str | None = None
-    """Between the cells of a .csv or .tsv file, one character; null = a comma or a tab, as the suffix says."""
+    """Between the cells of a text file, one character; null = a comma in a .csv, a tab in a .tsv file. A text file with
+    another suffix needs it."""
     header: tuple[str, ...] = ()
-    """Names for all columns of a .csv or .tsv file that does not begin with them."""
+    """Names for all columns of a text file that does not begin with them."""
 
     def __post_init__(self) -> None:
         if self.separator is not None and (len(self.separator) != 1 or self.separator in '"\r\n'):
             raise ValueError("separator must be one character, and neither a quote nor a line break")
+        if (self.separator or self.header) and suffix(Path(self.file)) in (*JSON_LINES, ".parquet"):
+            raise ValueError("separator and header are for text files: JSON lines and Parquet name their columns")
+        if len(set(self.header)) < len(self.header):
+            raise ValueError("header must give each column its own name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +59,7 @@ class Log(TableFile):
     position: str | None = None
     """Column of a number that grows along the user's history, instead of a timestamp; without both, file order."""
     multiline: bool = False
-    """Whether quoted values (the text of a review) run over several lines of a .csv or .tsv file."""
+    """Whether quoted values (the text of a review) run over several lines of a text file."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -116,6 +123,7 @@ def _read_log(path: Path, log: Log) -> Cells:
     cells = read_table(
         path, list(columns.values()), separator=log.separator, header=log.header, multiline=log.multiline
     )
+    cells.malformed.mend = _MEND
     return cells.select(*(pl.col(column).alias(name) for name, column in columns.items()))
 
 

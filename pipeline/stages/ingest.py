@@ -23,7 +23,7 @@ class Ingest(Stage):
     """Read a data set in its own format, clean it, number users and items."""
 
     name: ClassVar[str] = "ingest"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     manifest_names: ClassVar[Mapping[str, str]] = {"adapter": "data.adapter", "cleaning": "data"}
 
     adapter: AdapterConfig

@@ -36,6 +36,7 @@ def parquet(root: Path, vectors: Any, ids: Any = IDS) -> FeatureFile:
         ("ids.txt", "b\r\n007\r\na"),
         ("ids.csv", "asin,item_id\nx,b\ny,007\nz,a\n"),
         ("ids.csv", "asin\titem_id\nx\tb\ny\t007\nz\ta\n"),
+        ("ids.csv", "item_id;asin\nb;x\n007;y\na;z\n"),
         ("ids.tsv", "item_id\nb\n007\na\n"),
         ("ids.jsonl", '{"item_id": "b"}\n{"item_id": "007"}\n{"item_id": "a"}\n'),
     ],

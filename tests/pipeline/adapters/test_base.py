@@ -44,7 +44,7 @@ def test_bad_lines_are_dropped_counted_and_told_with_their_numbers(write: Write,
     assert warning == (
         f"log.{suffix}: 4 malformed of 200 lines dropped (line 11: 3 fields separated by ',' expected, found 2; "
         "line 21: 3 fields separated by ',' expected, found 4; "
-        "line 31: timestamp 'soon' is not a time before the year 10000; ...)"
+        "line 31: timestamp 'soon' is not a number or an ISO 8601 time; ...)"
     )
 
 
@@ -134,7 +134,7 @@ def test_reads_whatever_the_csv_module_writes(tmp_path_factory: pytest.TempPathF
 
 def test_header_with_byte_order_mark_repeated_and_padded_names(write: Write) -> None:
     path = write("t.csv", "\ufeffuser_id, item_id ,x,x\nu,i,1,2\n")
-    assert read_delimited(path, ["user_id", "item_id", "x"]).collect().row(0) == (2, "u", "i", "1")
+    assert read_delimited(path, ["user_id", "item_id"]).collect().row(0) == (2, "u", "i")
 
 
 @pytest.mark.parametrize(("wanted", "nearest"), [("customer", "'Customer_ID'"), ("ITEM_ID", "'item_id'"), ("qqq", "'")])
@@ -145,11 +145,11 @@ def test_a_missing_column_names_the_nearest(write: Write, wanted: str, nearest: 
     assert f"the nearest is {nearest}" in str(caught.value)
 
 
-def test_bytes_that_are_not_utf_8_are_replaced(write: Write) -> None:
-    path = write("t.csv", b"item_id,title\n1,caf\xe9\n2,caf\xc3\xa9\n")
-    assert read_delimited(path, ["title"]).collect()["title"].to_list() == ["caf\ufffd", "café"]
+def test_bytes_that_are_not_utf_8_are_latin_1(write: Write) -> None:
+    path = write("t.csv", b"item_id,tit\xefe\n1,caf\xe9\n2,caf\xc3\xa9\n")
+    assert read_delimited(path, ["titïe"]).collect()["titïe"].to_list() == ["café", "café"]
     lines = write("t.jsonl", b'{"title": "caf\xe9"}\n')
-    assert read_json_lines(lines, ["title"]).collect()["title"].to_list() == ["caf\ufffd"]
+    assert read_json_lines(lines, ["title"]).collect()["title"].to_list() == ["café"]
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])

@@ -175,6 +175,8 @@ def test_cells_may_be_separated_otherwise_and_have_no_header(tmp_path: Path) -> 
 def test_times_of_any_form(tmp_path: Path, text: str, time_format: str, expected: int) -> None:
     log = read_text(tmp_path, f"who,sku,at\na,1,{text}\nb,1,soon\n", timestamp="at", time_format=time_format)
     assert log["timestamp"].to_list() == [expected]
+    with pytest.raises(UserError, match=f"timestamp 'soon' is not of the form {time_format}"):
+        read_text(tmp_path, "who,sku,at\nb,1,soon\n", timestamp="at", time_format=time_format)
 
 
 def test_values_of_a_log_run_over_lines_only_if_that_is_said(tmp_path: Path) -> None:
@@ -185,10 +187,34 @@ def test_values_of_a_log_run_over_lines_only_if_that_is_said(tmp_path: Path) -> 
         read_text(tmp_path, text)
 
 
-@pytest.mark.parametrize("options", [{"separator": ";;"}, {"separator": '"'}, {"time_format": "iso"}])
-def test_what_a_manifest_may_not_say(options: dict[str, str]) -> None:
+def test_text_of_any_suffix_needs_its_separator(tmp_path: Path) -> None:
+    (tmp_path / "log.dat").write_text("who|sku\na|007\n")
+    log = Log(file="log.dat", user="who", item="sku", separator="|")
+    assert Table(interactions=log).read(tmp_path).interactions["item_id"].to_list() == ["007"]
+    with pytest.raises(UserError, match="name the separator"):
+        Table(interactions=Log(file="log.dat", user="who", item="sku")).read(tmp_path)
+
+
+def test_a_column_that_comes_twice_is_not_chosen_from(tmp_path: Path) -> None:
+    assert read_text(tmp_path, "who,sku,x,x\na,007,1,2\n")["item_id"].to_list() == ["007"]
+    with pytest.raises(UserError, match="more than one column 'sku'"):
+        read_text(tmp_path, "who,sku,sku\na,007,8\n")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"separator": ";;"},
+        {"separator": '"'},
+        {"time_format": "iso"},
+        {"header": ("a", "b", "a")},
+        {"header": ("a", "b"), "file": "a.parquet"},
+        {"separator": ";", "file": "a.jsonl.gz"},
+    ],
+)
+def test_what_a_manifest_may_not_say(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(options))):
-        Log(file="a.csv", **options)
+        Log(**{"file": "a.csv", **options})
 
 
 VALIDATE: TypeAdapter[AdapterConfig] = TypeAdapter(AdapterConfig)

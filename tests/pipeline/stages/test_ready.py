@@ -133,5 +133,5 @@ def test_the_whole_pipeline_runs_on_them(mmrec: Path) -> None:
 
 
 def test_learned_extraction_has_nothing_to_look_at(mmrec: Path) -> None:
-    with pytest.raises(UserError, match="ready-made features have no patches"):
+    with pytest.raises(UserError, match="ready-made features have no tower"):
         run(mmrec, "--set", "extraction.mode=soft")
