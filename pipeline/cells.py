@@ -45,6 +45,8 @@ class Malformed:
     examples: list[tuple[int, str]] = field(default_factory=list)
     mend: str = _MEND
     """What to do when they are too many."""
+    told: str = ""
+    """The warning about them, once they are settled."""
 
     def add(self, line: int, reason: str, what: str, count: int = 1) -> None:
         """``count`` lines from ``line`` on; ``what`` tells of this one what ``reason`` tells of all like it."""
@@ -77,7 +79,8 @@ class Malformed:
             raise UserError(told, where=f"{self.path}:{line}", mend=self.mend)
         told = "; ".join(f"line {line}: {what}" for line, what in self.examples)
         more = "; ..." if self.count > len(self.examples) else ""
-        return [f"{self.path.name}: {self.count} malformed of {total} lines dropped ({told}{more})"]
+        self.told = f"{self.path.name}: {self.count} malformed of {total} lines dropped ({told}{more})"
+        return [self.told]
 
 
 @dataclass(frozen=True)

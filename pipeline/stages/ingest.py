@@ -10,6 +10,7 @@ from typing import ClassVar
 import polars as pl
 
 from pipeline.adapters import AdapterConfig
+from pipeline.adapters.base import Raw
 from pipeline.files import FileDigests, write_blocks
 from pipeline.stage import Report, Stage, Workspace
 from reveal_core.config import runtime
@@ -47,19 +48,24 @@ class Ingest(Stage):
         write_blocks(work.out_dir / "interactions.parquet", cleaned.blocks(), INTERACTIONS)
         _write(cleaned.items, work.out_dir / "items.parquet")
         _write(cleaned.users, work.out_dir / "users.parquet")
-        return {
-            "rows_read": raw.interactions.height + sum(raw.dropped.values()),
-            "rows_kept": cleaned.num_interactions,
-            "dropped": {**raw.dropped, **cleaned.dropped},
-            "malformed": {one.path.name: dict(one.reasons) for one in raw.malformed if one.count},
-            "users": cleaned.users.height,
-            "items": cleaned.items.height,
-            "items_clicked": cleaned.items_clicked,
-            "items_left_out": cleaned.items_left_out,
-            "items_not_in_catalogue": cleaned.items_not_in_catalogue,
-            "warnings": raw.warnings,
-            "summary": _summary(cleaned),
-        }
+        return ingest_report(raw, cleaned)
+
+
+def ingest_report(raw: Raw, cleaned: Cleaned) -> Report:
+    """What was read, what is kept, and why the rest is not."""
+    return {
+        "rows_read": raw.interactions.height + sum(raw.dropped.values()),
+        "rows_kept": cleaned.num_interactions,
+        "dropped": {**raw.dropped, **cleaned.dropped},
+        "malformed": {one.path.name: dict(one.reasons) for one in raw.malformed if one.count},
+        "users": cleaned.users.height,
+        "items": cleaned.items.height,
+        "items_clicked": cleaned.items_clicked,
+        "items_left_out": cleaned.items_left_out,
+        "items_not_in_catalogue": cleaned.items_not_in_catalogue,
+        "warnings": raw.warnings,
+        "summary": _summary(cleaned),
+    }
 
 
 def _write(frame: pl.DataFrame, path: Path) -> None:

@@ -49,9 +49,17 @@ class Ready(Stage):
         paths = [path for file in self._given.values() for path in file.paths(root)]
         return {path.relative_to(root).as_posix(): digests.sha256(path) for path in paths}
 
+    def join(self, items: pl.DataFrame) -> dict[str, Joined]:
+        """The vectors of each modality and the row of each item in them.
+
+        Raises:
+            UserError: when a file is not what it should be, or is of none of the items.
+        """
+        return {name: Joined.of(read_features(file, Path(self.root)), items) for name, file in self._given.items()}
+
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         items = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID])
-        given = {name: _Joined.of(read_features(file, Path(self.root)), items) for name, file in self._given.items()}
+        given = self.join(items)
         width = {name: given[name].vectors.width if name in given else 1 for name in ("image", "text")}
         schema = features(width["image"], width["text"])
         write_blocks(work.out_dir / "item_features.parquet", _blocks(items, given, schema), schema)
@@ -67,7 +75,7 @@ class Ready(Stage):
 
 
 @dataclass(frozen=True)
-class _Joined:
+class Joined:
     """Vectors and the row of each item."""
 
     vectors: Vectors
@@ -75,7 +83,7 @@ class _Joined:
     """(N,) in the order of items.parquet; -1 = the item has none"""
 
     @classmethod
-    def of(cls, vectors: Vectors, items: pl.DataFrame) -> _Joined:
+    def of(cls, vectors: Vectors, items: pl.DataFrame) -> Joined:
         rows = pl.DataFrame({ITEM_ID: vectors.ids, "row": np.arange(len(vectors.ids))})
         row_by_item = items.join(rows, on=ITEM_ID, how="left", maintain_order="left")["row"].fill_null(-1).to_numpy()
         if not (row_by_item >= 0).any():
@@ -101,7 +109,7 @@ class _Joined:
 
 
 def _blocks(
-    items: pl.DataFrame, given: Mapping[str, _Joined], schema: Mapping[str, pl.DataType]
+    items: pl.DataFrame, given: Mapping[str, Joined], schema: Mapping[str, pl.DataType]
 ) -> Iterator[pl.DataFrame]:
     for start in range(0, items.height, BLOCK):
         block = slice(start, start + BLOCK)
