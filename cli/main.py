@@ -13,6 +13,7 @@ from reveal_core.errors import UserError
 
 #: One file per command: name -> (module, what `reveal --help` says of it).
 COMMANDS = {
+    "init": ("cli.init", "Look at a folder of files and write a manifest for it."),
     "run": ("cli.run", "Run every stage whose inputs changed."),
     "extract": ("cli.extract", "Run the stages up to the item features."),
     "train": ("cli.train", "Run the stages up to the metrics."),

@@ -58,10 +58,10 @@ def read_table(
 def columns_of(path: Path, separator: str | None = None) -> list[str]:
     """The columns that a table has; those of JSON lines by its first objects."""
     form = suffix(path)
-    if form in SEPARATORS:
-        return read_header(path, separator or SEPARATORS[form])
     if form == ".parquet":
         return read_columns(path)
+    if form not in JSON_LINES:
+        return read_header(path, separator or SEPARATORS[form])
     found: dict[str, None] = {}
     for _, line in islice(text_lines(path), _OBJECTS):
         try:

@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -40,12 +41,19 @@ def read_parquet(path: Path, wanted: Sequence[str]) -> Cells:
 
 
 def read_columns(path: Path) -> list[str]:
-    """The names of the columns."""
+    """The names of the columns that can be read as texts: not those of vectors or of objects."""
     import pyarrow.parquet as pq
+    from pyarrow import types
 
     with opened(path) as stream, explained(path):
-        content = io.BytesIO(stream.read()) if path.suffix == ".gz" else path
-        return list(pq.read_schema(content).names)
+        schema = pq.read_schema(io.BytesIO(stream.read()) if path.suffix == ".gz" else path)
+
+    def is_text(kind: Any) -> bool:
+        if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+            return bool(types.is_string(kind.value_type) or types.is_large_string(kind.value_type))
+        return not (types.is_nested(kind) or types.is_binary(kind))
+
+    return [field.name for field in schema if is_text(field.type)]
 
 
 @contextmanager

@@ -98,6 +98,11 @@ class Table(Adapter):
     items: Catalogue | None = None
     """What the items say; null when only ids and images are known."""
 
+    @classmethod
+    def recognise(cls, root: Path) -> Adapter | None:
+        """Never: a table may mean anything; ``pipeline.proposal`` looks at its columns."""
+        return None
+
     def files(self, root: Path) -> list[Path]:
         catalogue = [] if self.items is None else [inside(root, self.items.file)]
         return [inside(root, self.interactions.file), *catalogue]

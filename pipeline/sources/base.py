@@ -23,6 +23,9 @@ from reveal_core.images import FilePart, ImageCheck, ImageLimits
 
 Use = Literal["first", "all", "best"]
 
+#: How names of image files usually end; what a file is, its bytes tell.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm")
+
 
 class Candidate(NamedTuple):
     """One image of one item, before anybody has looked at it."""

@@ -1,0 +1,128 @@
+"""The first rows of a table, and how its file is to be read."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import polars as pl
+
+from pipeline.any_table import JSON_LINES, SEPARATORS, columns_of, read_table, suffix
+from pipeline.cells import BOM, LINE, Cells, decoded, opened
+from pipeline.proposal.names import role_of
+from reveal_core.errors import UserError
+
+#: Text files of these suffixes may be tables, whatever separates their cells.
+_TEXTS = (*SEPARATORS, ".txt", ".dat", ".data")
+_HEAD = 1 << 18  # bytes
+_ROWS = 2000
+_MOST = 0.9  # of the lines have as many cells as a table has columns
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A table that was looked at."""
+
+    file: str
+    """Relative to the folder that was looked at."""
+    path: Path
+    separator: str | None
+    """Where it is not what the suffix says."""
+    header: tuple[str, ...]
+    """Names for the columns when the file has none."""
+    header_guessed: bool
+    rows: pl.DataFrame
+    """The first ones, all columns as texts."""
+
+    def column(self, name: str) -> pl.Series:
+        """All values of a column, each once, without the empty one."""
+        blocks = [block[name].unique() for block in self.read([name]).blocks]
+        values: pl.Series = pl.concat(blocks).unique(maintain_order=True)
+        found: pl.Series = values.filter(values != "")
+        return found
+
+    def read(self, columns: list[str]) -> Cells:
+        return read_table(self.path, columns, separator=self.separator, header=self.header, multiline=self.multiline)
+
+    @property
+    def multiline(self) -> bool:
+        """Whether values of a text file run over lines."""
+        text = suffix(self.path) in _TEXTS
+        return text and any(values.str.contains("\n", literal=True).any() for values in self.rows.iter_columns())
+
+
+def read_sample(root: Path, file: str) -> Sample | None:
+    """The table in a file; None when it is none."""
+    path = root / file
+    separator: str | None = None
+    header: tuple[str, ...] = ()
+    guessed = False
+    try:
+        if suffix(path) in _TEXTS:
+            cut = _cut(path)
+            if cut is None:
+                return None
+            separator, lines = cut
+            has, guessed = _has_header(lines)
+            header = () if has else tuple(f"column_{place + 1}" for place in range(len(lines[0])))
+        elif suffix(path) not in (*JSON_LINES, ".parquet"):
+            return None
+        names = list(header) or columns_of(path, separator)
+        names = [name for name in names if name and names.count(name) == 1]
+        if len(names) < 2:
+            return None
+        cells = read_table(path, names, separator=separator, header=header, multiline=True)
+        rows = pl.concat(block.head(_ROWS) for block in islice(cells.blocks, 2)).head(_ROWS).drop(LINE)
+    except UserError:
+        return None
+    named = separator if separator != SEPARATORS.get(suffix(path)) else None
+    return Sample(file, path, named, header, guessed, rows) if rows.height else None
+
+
+def _cut(path: Path) -> tuple[str, list[list[str]]] | None:
+    """What separates the cells, by the first lines, and those; None when nothing does."""
+    with opened(path) as file:
+        head = file.read(_HEAD)
+    text = decoded(head.removeprefix(BOM)[: head.rfind(b"\n") + 1] or head)
+    best: tuple[float, int, str] | None = None
+    for separator in dict.fromkeys([SEPARATORS.get(suffix(path), ","), ";", "\t", ",", "|"]):
+        lines = _lines(text, separator)
+        width, count = Counter(map(len, lines)).most_common(1)[0] if lines else (0, 0)
+        share = count / max(1, len(lines))
+        if width > 1 and share >= _MOST and (best is None or (share, width) > best[:2]):
+            best = (share, width, separator)
+    if best is None:
+        return None
+    return best[2], [line for line in _lines(text, best[2]) if len(line) == best[1]]
+
+
+def _lines(text: str, separator: str) -> list[list[str]]:
+    try:
+        lines = list(islice(csv.reader(io.StringIO(text, newline=""), delimiter=separator), _ROWS))
+    except csv.Error:
+        return []
+    return [[cell.strip() for cell in line] for line in lines if any(map(str.strip, line))]
+
+
+def _has_header(lines: list[list[str]]) -> tuple[bool, bool]:
+    """Whether the first line names the columns, and whether that is a guess."""
+    first, *rest = lines
+    filled = [name for name in first if name]
+    if len(set(filled)) < len(filled) or any(map(_is_value, filled)):
+        return False, False
+    if any(role_of(name) for name in filled):
+        return True, False
+    columns = list(zip(*rest, strict=True))
+    if any(_is_value(cell) for column in columns for cell in column[:10]):
+        return True, False
+    recurs = any(name in column for name, column in zip(first, columns, strict=False) if name)
+    return not recurs, True
+
+
+def _is_value(text: str) -> bool:
+    """Whether it is no name: a number, a date, an address."""
+    return text[:1].isdigit() or text[:1] in "-+." or "://" in text
