@@ -160,7 +160,9 @@ def without_text(items: pl.DataFrame, *, wanted: bool) -> list[Finding]:
         wanted: whether the model reads texts.
     """
     silent = items.filter(pl.all_horizontal(pl.col(TEXT_FIELDS).is_null()))[ITEM_ID]
-    return _lacking("text", silent, items.height, "name the columns of title, category, ...", wanted=wanted)
+    return _lacking(
+        "text", silent, items.height, "add them to the catalogue, or name more of its columns", wanted=wanted
+    )
 
 
 def without(modality: str, items: pl.Series, has: npt.NDArray[np.bool_], mend: str, *, wanted: bool) -> list[Finding]:

@@ -16,6 +16,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "user": (
         r"(user|customer|client|buyer|shopper|reviewer|member|consumer|kunde|kunden|nutzer|cliente|utilisateur)"
         + _NUMBER,
+        r"(user|customer|client|buyer|kunden)_?(name|e?mail|e_mail|phone)|e?mail|e_mail|username|login",
         r"uid|(visitor|account|person|profile|reader|player|listener|viewer|session|visit)" + _NUMBER,
     ),
     "item": (_THING + _NUMBER, r"sku|asin|parent_asin|iid|pid|ean|gtin|isbn|upc|mid"),
@@ -62,7 +63,7 @@ def rank(name: str, role: str) -> int | None:
     """How good a name is for a role, 0 the best; None when it is none for it.
 
     >>> rank("customer_id", "user"), rank("session", "user"), rank("price", "user")
-    (0, 1, None)
+    (0, 2, None)
     """
     return next((place for place, form in enumerate(ROLES[role]) if re.fullmatch(form, plain(name))), None)
 

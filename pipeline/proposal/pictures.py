@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Sequence, Set
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.patterns import Names, check_pattern, is_text, names_of
 from pipeline.proposal.remarks import Remark
@@ -78,9 +78,8 @@ def _tars(files: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _try_folder(folder: str, names: Sequence[str], ids: Sequence[str]) -> Pictures:
-    patterns, found = best_patterns(names, ids)
     where = f"{len(names):,} image files in {'the folder itself' if folder == '.' else folder}"
-    return _told(where, {"folder": folder}, patterns, found, names, ids)
+    return _told(where, {"folder": folder}, names, ids)
 
 
 def _try_tars(root: Path, form: str, files: Sequence[str], ids: Sequence[str]) -> Pictures:
@@ -89,34 +88,42 @@ def _try_tars(root: Path, form: str, files: Sequence[str], ids: Sequence[str]) -
         names = [name for file in files for name in read_index(root / file).members if is_image(name)]
     except UserError as error:
         return Pictures({"source": source}, [Remark(PLACE, f"{form} cannot be read: {error}", guessed=True)], 0)
-    patterns, found = best_patterns(names, ids)
-    pictures = _told(f"{len(names):,} images in {form}", source, patterns, found, names, ids)
-    return Pictures({"source": pictures.section}, pictures.remarks, found)
+    pictures = _told(f"{len(names):,} images in {form}", source, names, ids)
+    return replace(pictures, section={"source": pictures.section})
 
 
-def _told(
-    where: str, section: dict[str, Any], patterns: list[str], found: int, names: Sequence[str], ids: Sequence[str]
-) -> Pictures:
-    if not patterns:
+def _told(where: str, section: dict[str, Any], names: Sequence[str], ids: Sequence[str]) -> Pictures:
+    fit = best_fit(names, ids)
+    if not fit.patterns:
         examples = f"files such as {names[0]!r}, ids such as {ids[0]!r}" if names and ids else "there are none"
-        return Pictures(
-            section, [Remark(PLACE, f"{where}, but no name holds an item's id: {examples}", guessed=True)], 0
-        )
-    pattern = patterns[0] if len(patterns) == 1 else patterns
+        text = f"{where}, but no name holds an item's id: {examples}"
+        return Pictures(section, [Remark(PLACE, text, guessed=True)], 0)
     of = f"{len(ids):,} items" + (" that were tried" if len(ids) >= _ITEMS else "")
-    remarks = [Remark(PLACE, f"{where}; {' and '.join(patterns)}: {found:,} of {of} have one ({found / len(ids):.1%})")]
-    if any("*" in one for one in patterns):
-        remarks.append(
-            Remark(PLACE, "an item may have several: the first counts; use: all pools them, best takes the largest")
-        )
-    return Pictures({**section, "pattern": pattern}, remarks, found)
+    share = f"{fit.items:,} of {of} have one ({fit.items / len(ids):.1%})"
+    remarks = [Remark(PLACE, f"{where}; {' and '.join(fit.patterns)}: {share}")]
+    if fit.files > fit.items:
+        text = "some items have several: the first counts; use: all pools them, use: best takes the largest"
+        remarks.append(Remark(PLACE, text))
+    return Pictures(
+        {**section, "pattern": fit.patterns[0] if len(fit.patterns) == 1 else fit.patterns}, remarks, fit.items
+    )
 
 
-def best_patterns(names: Sequence[str], ids: Sequence[str]) -> tuple[list[str], int]:
-    """The patterns that find images of the most items, and how many items that is.
+class Fit(NamedTuple):
+    """Patterns, the one that finds images of the most items first."""
 
-    >>> best_patterns(["01/0123.jpg", "04/0456.jpg", "04/0457.png"], ["0123", "0456", "0457", "0789"])
-    (['{item_id:.2}/{item_id}.jpg', '{item_id:.2}/{item_id}.png'], 3)
+    patterns: list[str]
+    items: int
+    """That have an image by one of them."""
+    files: int
+    """That are an image of an item by one of them."""
+
+
+def best_fit(names: Sequence[str], ids: Sequence[str]) -> Fit:
+    """The patterns that find images of the most items, then the most images.
+
+    >>> best_fit(["01/0123.jpg", "04/0456.jpg", "04/0457.png"], ["0123", "0456", "0457", "0789"])
+    Fit(patterns=['{item_id:.2}/{item_id}.jpg', '{item_id:.2}/{item_id}.png'], items=3, files=3)
     """
     wanted = set(ids)
     counts = Counter(filter(None, (_pattern(name, wanted) for name in names[:: max(1, len(names) // _NAMES)])))
@@ -139,7 +146,7 @@ def best_patterns(names: Sequence[str], ids: Sequence[str]) -> tuple[list[str], 
         items |= finds[pattern].keys()
         files |= {name for found in finds.pop(pattern).values() for name in found}
         chosen.append(pattern)
-    return chosen, len(items)
+    return Fit(chosen, len(items), len(files))
 
 
 def _pattern(name: str, ids: Set[str]) -> str | None:

@@ -31,7 +31,7 @@ class Times:
     unit: Unit | None
     """Of numbers; None when they are none."""
     forms: tuple[str, ...]
-    """As in strptime; several when the values fit each of them, none when they are numbers or ISO 8601."""
+    """As in strptime; none when they are numbers or ISO 8601, several when those say different times of the values."""
     why: str
 
 
@@ -50,18 +50,19 @@ def read_times(values: pl.Series, now: datetime) -> Times | None:
             return None
     elif _plausible(milliseconds(texts, "s"), now):
         return Times(None, (), f"ISO 8601, {example}")
-    forms = tuple(form for form in FORMS if _plausible(_parsed(texts, form), now))
+    parsed: dict[str, pl.Series] = {}
+    for form in FORMS:
+        times = milliseconds(texts, "s", form)
+        if _plausible(times, now) and not any(times.equals(other) for other in parsed.values()):
+            parsed[form] = times
+    forms = tuple(parsed)
     return Times(None, forms, f"times {example} are of the form {forms[0]}") if forms else None
 
 
 def fitting(values: pl.Series, forms: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the forms that more of the values fit than any other."""
-    counts = {form: len(values) - _parsed(values, form).null_count() for form in forms}
+    counts = {form: len(values) - milliseconds(values, "s", form).null_count() for form in forms}
     return tuple(form for form in forms if counts[form] == max(counts.values()))
-
-
-def _parsed(texts: pl.Series, form: str) -> pl.Series:
-    return milliseconds(texts, "s", form)
 
 
 def _plausible(times: pl.Series, now: datetime) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.patterns import check_pattern
-from pipeline.proposal.pictures import best_patterns, propose_pictures
+from pipeline.proposal.pictures import best_fit, propose_pictures
 
 IDS = [f"{n:04}" for n in range(95, 120)]
 
@@ -28,19 +28,19 @@ IDS = [f"{n:04}" for n in range(95, 120)]
     ],
 )
 def test_the_pattern_is_found_and_counted(names: list[str], patterns: list[str]) -> None:
-    found, covered = best_patterns(names, [*IDS, "none"])
-    assert (found, covered) == (patterns, len(IDS))
-    for pattern in found:
+    fit = best_fit(names, [*IDS, "none"])
+    assert fit == (patterns, len(IDS), len(names))
+    for pattern in fit.patterns:
         check_pattern(pattern)
 
 
 def test_names_with_leading_zeros_that_the_ids_lack() -> None:
-    assert best_patterns(["0007.jpg", "0012.jpg"], ["7", "12"]) == (["{item_id:0>4}.jpg"], 2)
+    assert best_fit(["0007.jpg", "0012.jpg"], ["7", "12"]) == (["{item_id:0>4}.jpg"], 2, 2)
 
 
 @pytest.mark.parametrize("names", [[], ["DSC1.jpg", "DSC2.jpg"], ["{item_id}*.jpg"], ["a*b_0100.jpg"]])
 def test_names_that_hold_no_id_give_no_pattern(names: list[str]) -> None:
-    assert best_patterns(names, IDS) == ([], 0)
+    assert best_fit(names, IDS) == ([], 0, 0)
 
 
 def test_the_place_with_the_most_items_is_proposed_and_the_others_named(tmp_path: Path) -> None:
