@@ -45,9 +45,10 @@ def command(folder: Path, out: Path) -> None:
     now = datetime.now(timezone.utc)
     proposal = propose(folder, now)
     title = f"Proposed by `reveal init {folder}`; what is guessed says so."
+    text = written(proposal.document, proposal.remarks, title)
     try:
         with out.open("x", encoding="utf-8") as file:
-            file.write(written(proposal.document, proposal.remarks, title))
+            file.write(text)
     except OSError as error:
         raise UserError(f"cannot be written: {error.strerror}", where=str(out)) from None
     console = Console()

@@ -30,7 +30,8 @@ BLOCK = 16 << 20
 
 _EXAMPLES = 3
 _JSON_BATCH = 100_000
-BOM = b"\xef\xbb\xbf"
+_BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _MEND = "mend the file, or raise data.adapter.max_malformed"
 
 
@@ -168,7 +169,7 @@ def line_blocks(path: Path, *, quoted: bool = False) -> Iterator[tuple[int, byte
         UserError: when a line is longer than a block.
     """
     with opened(path) as file:
-        number, rest = 1, file.read(len(BOM)).removeprefix(BOM)
+        number, rest = 1, without_bom(path, file.read(len(_BOM)))
         while chunk := file.read(BLOCK):
             rest += chunk
             end = rest.rfind(b"\n") + 1
@@ -181,6 +182,17 @@ def line_blocks(path: Path, *, quoted: bool = False) -> Iterator[tuple[int, byte
                 raise UserError(f"is longer than {BLOCK >> 20} MB", where=f"{path}:{number}", mend="mend the file")
         if rest:
             yield number, rest
+
+
+def without_bom(path: Path, start: bytes) -> bytes:
+    """The beginning of a file without the mark that says it is UTF-8.
+
+    Raises:
+        UserError: when its mark says that it is UTF-16.
+    """
+    if start.startswith(_UTF_16):
+        raise UserError("is UTF-16", where=str(path), mend="save it as UTF-8")
+    return start.removeprefix(_BOM)
 
 
 def quotes_closed(content: bytes, end: int) -> int:

@@ -12,15 +12,23 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pipeline.cells import BLOCK, BOM, LINE, Cells, Malformed, decoded, line_blocks, opened, require
+from pipeline.cells import BLOCK, LINE, Cells, Malformed, decoded, line_blocks, opened, require, without_bom
 from reveal_core.errors import UserError
 
 
 def read_header(path: Path, separator: str) -> list[str]:
-    """The column names in the first line."""
+    """The column names in the first line.
+
+    Raises:
+        UserError: when it cannot be cut into columns.
+    """
     with opened(path) as file:
-        line = decoded(file.readline(BLOCK).removeprefix(BOM)).strip("\r\n")
-    return [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+        line = decoded(without_bom(path, file.readline(BLOCK))).strip("\r\n")
+    try:
+        return [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+    except csv.Error:
+        mend = "save it with a line for each row, which ends in LF or CRLF"
+        raise UserError("the first line cannot be cut into columns", where=str(path), mend=mend) from None
 
 
 def read_delimited(

@@ -119,7 +119,7 @@ def _time(rows: pl.DataFrame, now: datetime, remarks: list[Remark]) -> tuple[str
             remarks.append(Remark(f"{PLACE}.timestamp", times.why))
             return name, times
         first = rows[name].head(1).to_list()
-        remarks.append(Remark(PLACE, f"column {name!r} holds no times that can be read, such as {first}", guessed=True))
+        remarks.append(Remark(PLACE, f"column {name!r} holds no times from 1990 to now, such as {first}", guessed=True))
     if ranked:
         return None, None
     for name in rows.columns:

@@ -12,7 +12,7 @@ from pathlib import Path
 import polars as pl
 
 from pipeline.any_table import JSON_LINES, SEPARATORS, columns_of, read_table, suffix
-from pipeline.cells import BOM, LINE, Cells, decoded, opened
+from pipeline.cells import LINE, Cells, decoded, opened, without_bom
 from pipeline.proposal.names import role_of
 from reveal_core.errors import UserError
 
@@ -55,39 +55,53 @@ class Sample:
         return text and any(values.str.contains("\n", literal=True).any() for values in self.rows.iter_columns())
 
 
-def read_sample(root: Path, file: str) -> Sample | None:
-    """The table in a file; None when it is none."""
+def read_sample(root: Path, file: str) -> Sample | str:
+    """The table in a file, or why it is none."""
     path = root / file
-    separator: str | None = None
-    header: tuple[str, ...] = ()
-    guessed = False
     try:
         if suffix(path) in _TEXTS:
-            cut = _cut(path)
-            if cut is None:
-                return None
-            separator, lines = cut
-            has, guessed = _has_header(lines)
-            header = () if has else tuple(f"column_{place + 1}" for place in range(len(lines[0])))
-        elif suffix(path) not in (*JSON_LINES, ".parquet"):
-            return None
-        names = list(header) or columns_of(path, separator)
-        names = [name for name in names if name and names.count(name) == 1]
-        if len(names) < 2:
-            return None
-        cells = read_table(path, names, separator=separator, header=header, multiline=True)
-        rows = pl.concat(block.head(_ROWS) for block in islice(cells.blocks, 2)).head(_ROWS).drop(LINE)
-    except UserError:
-        return None
+            return _text_sample(file, path)
+        if suffix(path) in (*JSON_LINES, ".parquet"):
+            return _sampled(file, path, columns_of(path))
+    except UserError as error:
+        return f"{error.what} ({error.mend})" if error.mend else error.what
+    return "no form of a table that is known"
+
+
+def _text_sample(file: str, path: Path) -> Sample | str:
+    cut = _cut(path)
+    if cut is None:
+        return "nothing separates its lines into columns"
+    separator, lines = cut
+    has_header, guessed = _has_header(lines)
+    header = () if has_header else tuple(f"column_{place + 1}" for place in range(len(lines[0])))
+    names = list(header) or columns_of(path, separator)
+    return _sampled(file, path, names, separator, header, guessed)
+
+
+def _sampled(
+    file: str,
+    path: Path,
+    names: list[str],
+    separator: str | None = None,
+    header: tuple[str, ...] = (),
+    header_guessed: bool = False,
+) -> Sample | str:
+    names = [name for name in names if name and names.count(name) == 1]
+    if len(names) < 2:
+        return "fewer than two columns with a name of their own"
+    cells = read_table(path, names, separator=separator, header=header, multiline=True)
+    rows = pl.concat(block.head(_ROWS) for block in islice(cells.blocks, 2)).head(_ROWS).drop(LINE)
     named = separator if separator != SEPARATORS.get(suffix(path)) else None
-    return Sample(file, path, named, header, guessed, rows) if rows.height else None
+    return Sample(file, path, named, header, header_guessed, rows) if rows.height else "no rows"
 
 
 def _cut(path: Path) -> tuple[str, list[list[str]]] | None:
     """What separates the cells, by the first lines, and those; None when nothing does."""
     with opened(path) as file:
         head = file.read(_HEAD)
-    text = decoded(head.removeprefix(BOM)[: head.rfind(b"\n") + 1] or head)
+    head = without_bom(path, head)
+    text = decoded(head[: head.rfind(b"\n") + 1] or head)
     best: tuple[float, int, str] | None = None
     for separator in dict.fromkeys([SEPARATORS.get(suffix(path), ","), ";", "\t", ",", "|"]):
         lines = _lines(text, separator)
@@ -112,9 +126,12 @@ def _has_header(lines: list[list[str]]) -> tuple[bool, bool]:
     """Whether the first line names the columns, and whether that is a guess."""
     first, *rest = lines
     filled = [name for name in first if name]
+    known = sum(role_of(name) is not None for name in filled)
+    if known >= 2:
+        return True, False
     if len(set(filled)) < len(filled) or any(map(_is_value, filled)):
         return False, False
-    if any(role_of(name) for name in filled):
+    if known:
         return True, False
     columns = list(zip(*rest, strict=True))
     if any(_is_value(cell) for column in columns for cell in column[:10]):

@@ -16,6 +16,8 @@ from pipeline.proposal.remarks import Remark
 from pipeline.proposal.sample import Sample, read_sample
 from reveal_core.errors import UserError
 
+_TOLD = 3  # files, of those that are no tables
+
 
 def propose_table(root: Path, files: Sequence[str], stems: Set[str], now: datetime) -> tuple[Table, list[Remark]]:
     """The log, and the catalogue if there is one.
@@ -27,16 +29,21 @@ def propose_table(root: Path, files: Sequence[str], stems: Set[str], now: dateti
     Raises:
         UserError: when it cannot be told who chose what.
     """
-    samples = [sample for file in files if (sample := read_sample(root, file)) is not None]
+    looked_at = {file: read_sample(root, file) for file in files}
+    samples = [sample for sample in looked_at.values() if isinstance(sample, Sample)]
     if not samples:
+        told = "".join(f"; {file}: {why}" for file, why in list(looked_at.items())[:_TOLD])
         mend = "a log is a table: .csv, .tsv, .jsonl or .parquet, each also with .gz"
-        raise UserError("no table in there that can be read", where=str(root), mend=mend)
+        raise UserError(f"no table in there that can be read{told}", where=str(root), mend=mend)
     keys = [Key(sample, name, set(sample.column(name))) for sample in samples for name in key_columns(sample)]
     guess = guess_log(samples, keys, stems, now)
     remarks = list(guess.remarks)
     catalogue = _catalogue(guess, remarks)
     read = {guess.sample.file, *([catalogue.file] if catalogue is not None else [])}
-    if unread := [sample.file for sample in samples if sample.file not in read]:
+    unread = [
+        file if isinstance(one, Sample) else f"{file} ({one})" for file, one in looked_at.items() if file not in read
+    ]
+    if unread:
         remarks.append(Remark("data.adapter", f"not read: {', '.join(unread)}"))
     return Table(interactions=_log(guess), items=catalogue), remarks
 

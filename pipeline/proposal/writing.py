@@ -10,6 +10,7 @@ from typing import Any
 
 from pipeline.proposal.remarks import Remark
 from reveal_core.config import Config
+from reveal_core.errors import UserError
 
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _WORDS = {"yes", "no", "on", "off", "y", "n", "true", "false", "null"}
@@ -69,6 +70,8 @@ def _flow(value: Any) -> str:
         return f"[{', '.join(map(_flow, value))}]"
     if isinstance(value, str) and _PLAIN.fullmatch(value) and value.lower() not in _WORDS:
         return value
+    if isinstance(value, str) and "${" in value:
+        raise UserError(f"{value!r} cannot stand in a manifest, where ${{...}} is a variable", mend="rename it")
     text = json.dumps(value, ensure_ascii=False)
     return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in text)
 

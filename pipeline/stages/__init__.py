@@ -153,4 +153,10 @@ def _image_source(manifest: Manifest) -> ImageSourceConfig | None:
             mend = "name the folder, or leave image out of model.modalities"
             raise UserError("the model wants images", where="data.images.folder", mend=mend)
         return None
+    if (
+        images.folder is None
+        and "image" not in manifest.model.modalities
+        and not (Path(manifest.data.root) / folder).is_dir()
+    ):
+        return None  # a format may come without its images, where none are wanted
     return Folder(folder=folder, pattern=images.pattern or adapter.image_pattern)

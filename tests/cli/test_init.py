@@ -95,6 +95,7 @@ def raise_of(result: click.testing.Result) -> None:
         (lambda root: (root / "Orders.csv").write_text("a;b\n"), "who chose what cannot be told"),
         (lambda root: [path.unlink() for path in root.glob("*.csv")], "no table in there"),
         (lambda root: root.rename(root.parent / "gone"), "no such folder"),
+        (lambda root: (root / "Orders.csv").rename(root / "${HOME}.csv"), r"cannot stand in a manifest"),
     ],
 )
 def test_what_cannot_be_told_writes_nothing(
@@ -133,6 +134,19 @@ def test_files_in_a_known_format_that_are_in_another_are_read_as_tables(call: Ca
     assert result.exit_code == 0, result.output
     assert "the names of movielens, but not its form" in result.output
     assert "user: viewer" in (tmp_path / "manifest.yaml").read_text()
+
+
+def test_a_known_format_may_come_without_its_images(call: Call, tmp_path: Path) -> None:
+    root = tmp_path / "beauty"
+    root.mkdir()
+    lines = [f"{user + 1} " + " ".join(str((user + k) % 12 + 1) for k in range(5)) for user in range(20)]
+    (root / "beauty.txt").write_text("\n".join(lines) + "\n")
+    result = call("init", "beauty", "--out", "b.yaml")
+    assert result.exit_code == 0, result.output
+    assert "recognised as s3rec by beauty.txt" in result.output
+    assert (
+        call("run", "--manifest", "b.yaml", "--set", "train.max_epochs=1", "--set", "model.hidden_dim=8").exit_code == 0
+    )
 
 
 def test_help_shows_an_example_and_imports_little() -> None:

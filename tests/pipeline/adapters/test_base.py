@@ -152,6 +152,18 @@ def test_bytes_that_are_not_utf_8_are_latin_1(write: Write) -> None:
     assert read_json_lines(lines, ["title"]).collect()["title"].to_list() == ["café"]
 
 
+def test_utf_16_is_refused_and_not_misread(write: Write) -> None:
+    path = write("t.csv", "item_id,title\n1,café\n".encode("utf-16"))
+    for read in (lambda: read_delimited(path, ["title"]), lambda: read_split(path, ",", 2, {0: "item_id"}).collect()):
+        with pytest.raises(UserError, match="is UTF-16"):
+            read()
+
+
+def test_a_file_whose_lines_end_in_cr_is_one_line_for_people(write: Write) -> None:
+    with pytest.raises(UserError, match="the first line cannot be cut into columns"):
+        read_delimited(write("t.csv", "item_id,title\r1,a\r"), ["title"])
+
+
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])
 def test_split_lines_are_utf_8_or_else_latin_1(write: Write, encoding: str) -> None:
     path = write("movies.dat", "1::Léon\r\n\r\n2::a::b\r\n3::Amélie\r\n".encode(encoding))

@@ -119,7 +119,16 @@ def test_of_two_names_the_one_that_joins_is_the_items(propose: Propose) -> None:
         ({"log.csv": lines(lambda u, i, t, r: f"{u},{i},{t}", "a,b,c")}, r"who chose what .*could be ids: 'a', 'b'"),
         ({"log.csv": lines(lambda u, i, t, r: f"{u},{i}")}, r"who chose what .*'column_1', 'column_2'"),
         ({"things.csv": ITEMS}, r"no column of users, and 'id' names each row|no columns that are named"),
-        ({"notes.txt": "Some words.\nAnd more.\n"}, "no table in there that can be read"),
+        ({"notes.txt": "Some words.\nAnd more.\n"}, "no table .* notes.txt: nothing separates its lines into columns"),
+        ({"log.csv": "user,item\ra,b\r"}, "no table .* log.csv: the first line cannot be cut into columns"),
+        (
+            {"log.csv": "user,user,item\na,b,c\n"},
+            "no table .* log.csv: fewer than two columns with a name of their own",
+        ),
+        ({"log.csv": "user,item\n"}, "no table .* log.csv: no rows"),
+        ({"log.json": '[{"user": 1, "item": 2}]'}, "no table .* log.json: fewer than two columns"),
+        ({"log.xlsx": "PK"}, "no table .* log.xlsx: no form of a table that is known"),
+        ({}, "no table in there that can be read"),
         (
             {"log.csv": "user,item,date\n" + "".join(f"u{n % 7},i{n % 5},0{1 + n % 9}/02/2023\n" for n in range(40))},
             "%d/%m/%Y and %m/%d/%Y: which is meant cannot be told",
