@@ -95,14 +95,14 @@ def _look_at_items(checkup: Checkup, cleaned: Cleaned, manifest: Manifest, stage
         with checkup.step():
             _look_at_vectors(checkup, ready.join(items), items, wanted)
         return
-    checkup.findings += findings.without_text(items, wanted="text" in wanted)
+    checkup.findings += findings.without_text(items, needed="text" in wanted)
     images = next((stage for stage in stages if isinstance(stage, Images)), None)
     if images is not None and images.source is not None:
         with checkup.step():
             has = images.source.listed(items, None if images.folder is None else Path(images.folder))
             checkup.facts["images"] = {"items_with_image": int(has.sum()), "items": items.height}
             mend = "check data.images: folder and pattern, or the addresses"
-            checkup.findings += findings.without("image", items[ITEM_ID], has, mend, wanted="image" in wanted)
+            checkup.findings += findings.without("image", items[ITEM_ID], has, mend, needed=True)
 
 
 def _look_at_vectors(
@@ -114,4 +114,4 @@ def _look_at_vectors(
         mend = f"name their file: encoder.{modality}" if joined is None else f"give them a row in {joined.vectors.path}"
         if joined is not None:
             checkup.facts[f"{modality}_vectors"] = {"items": joined.count, "rows_of_no_item": joined.unused}
-        checkup.findings += findings.without(modality, items[ITEM_ID], has, mend, wanted=modality in wanted)
+        checkup.findings += findings.without(modality, items[ITEM_ID], has, mend, needed=modality in wanted)

@@ -5,7 +5,6 @@ Each gives the findings of its kind, none where there is nothing to say.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Literal
@@ -153,33 +152,31 @@ def short_histories(users: pl.DataFrame, split: SplitConfig) -> list[Finding]:
     return [Finding("note", what, short.height, users.height, _ids(short[USER_ID]), mend)]
 
 
-def without_text(items: pl.DataFrame, *, wanted: bool) -> list[Finding]:
+def without_text(items: pl.DataFrame, *, needed: bool) -> list[Finding]:
     """Items that nothing is said of.
 
     Args:
-        wanted: whether the model reads texts.
+        needed: whether it is an error when this is so of all.
     """
-    silent = items.filter(pl.all_horizontal(pl.col(TEXT_FIELDS).is_null()))[ITEM_ID]
-    return _lacking(
-        "text", silent, items.height, "add them to the catalogue, or name more of its columns", wanted=wanted
-    )
+    has = items.select(pl.any_horizontal(pl.col(TEXT_FIELDS).is_not_null())).to_series().to_numpy()
+    mend = "add them to the catalogue, name more of its columns, or leave text out of model.modalities"
+    return without("text", items[ITEM_ID], has, mend, needed=needed)
 
 
-def without(modality: str, items: pl.Series, has: npt.NDArray[np.bool_], mend: str, *, wanted: bool) -> list[Finding]:
-    """Items that lack something, by a mask over their ids."""
-    return _lacking(modality, items.filter(pl.Series(~has)), len(items), mend, wanted=wanted)
+def without(what: str, ids: pl.Series, has: npt.NDArray[np.bool_], mend: str, *, needed: bool) -> list[Finding]:
+    """Items that lack something, by a mask over their ids.
 
-
-def _lacking(what: str, ids: pl.Series, total: int, mend: str, *, wanted: bool) -> list[Finding]:
-    if ids.is_empty() or not (wanted or len(ids) < total):
+    Args:
+        needed: whether it is an error when all do.
+    """
+    lacking, total = ids.filter(pl.Series(~has)), len(ids)
+    if lacking.is_empty() or not (needed or has.any()):
         return []
-    if len(ids) == total:
-        mend = f"{mend}, or leave {what} out of model.modalities"
-        return [Finding("error", f"the model wants {what}, and no item has any", total, total, _ids(ids), mend)]
-    level: Level = "warning" if len(ids) * 2 > total else "note"
-    return [Finding(level, f"items have no {what}", len(ids), total, _ids(ids), mend)]
+    if not has.any():
+        return [Finding("error", f"no item has any {what}", total, total, _ids(lacking), mend)]
+    level: Level = "warning" if len(lacking) * 2 > total else "note"
+    return [Finding(level, f"items have no {what}", len(lacking), total, _ids(lacking), mend)]
 
 
-def _ids(ids: Iterable[str] | pl.Series) -> tuple[str, ...]:
-    first: Sequence[str] = ids.head(_EXAMPLES).to_list() if isinstance(ids, pl.Series) else list(ids)[:_EXAMPLES]
-    return tuple(map(repr, first))
+def _ids(ids: pl.Series) -> tuple[str, ...]:
+    return tuple(map(repr, ids.head(_EXAMPLES)))

@@ -79,11 +79,15 @@ def _adapter(root: Path, files: Sequence[str], now: datetime) -> tuple[Adapter, 
             continue
         named = ", ".join(path.relative_to(root).as_posix() for path in adapter.files(root))
         return adapter, raw, [Remark(_LOG, f"recognised as {kind} by {named}")]
-    tables = [name for name in files if name.count("/") < _DEEPEST and not is_image(name)][:_MOST_TABLES]
+    tables = [name for name in files if name.count("/") < _DEEPEST and not (is_image(name) or _is_hidden(name))]
     stems = {PurePosixPath(name).stem for name in files if is_image(name)}
-    table, told = propose_table(root, tables, stems, now)
+    table, told = propose_table(root, tables[:_MOST_TABLES], stems, now)
     remarks += [Remark(_LOG, "no known format: tables, with these columns"), *told]
     return table, table.read(root), remarks
+
+
+def _is_hidden(name: str) -> bool:
+    return name.rpartition("/")[2].startswith(".")
 
 
 def _images(adapter: Adapter, raw: Raw, pictures: Pictures | None) -> tuple[dict[str, Any] | None, list[Remark]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import NamedTuple
 
 import polars as pl
 
@@ -22,6 +23,9 @@ PLACE = "data.adapter.interactions"
 _FEW = 10  # a column of so few numbers is a rating or a flag
 _MANY_ROWS = 50
 _LONGEST_ID = 64
+_MOST = 0.5
+_FILLED = 0.9
+_NEUTRAL = 1
 
 
 @dataclass(frozen=True)
@@ -99,8 +103,7 @@ def _as_log(sample: Sample, keys: Sequence[Key], stems: Set[str], now: datetime)
     columns |= _more(rows, set(columns.values()), with_position=time is None)
     if time is None and "position" not in columns:
         remarks.append(Remark(PLACE, "no column of times: the order of the lines is the order of time", guessed=True))
-    if sample.header_guessed:
-        remarks.append(Remark(PLACE, f"the first line of {sample.file} names its columns", guessed=True))
+    remarks += sample.remarks(PLACE)
     by_name = [_named(rows, "user") is not None, certain, time is not None and rank(time, "timestamp") is not None]
     return LogGuess(sample, columns, times, remarks, key, sum(by_name))
 
@@ -112,15 +115,15 @@ def _named(rows: pl.DataFrame, role: str, among: Sequence[str] | None = None) ->
 
 
 def _time(rows: pl.DataFrame, now: datetime, remarks: list[Remark]) -> tuple[str | None, Times | None]:
-    ranked = sorted((place, name) for name in rows.columns if (place := rank(name, "timestamp")) is not None)
-    for _, name in ranked:
+    places = {name: place for name in rows.columns if (place := rank(name, "timestamp")) is not None}
+    for name in sorted(places, key=lambda name: places[name]):
         times = read_times(rows[name], now)
         if times is not None:
             remarks.append(Remark(f"{PLACE}.timestamp", times.why))
             return name, times
         first = rows[name].head(1).to_list()
         remarks.append(Remark(PLACE, f"column {name!r} holds no times from 1990 to now, such as {first}", guessed=True))
-    if ranked:
+    if places:
         return None, None
     for name in rows.columns:
         if _named(rows, "user", [name]) or _named(rows, "item", [name]):
@@ -141,7 +144,24 @@ def _may_be_id(values: pl.Series) -> bool:
     if values.n_unique() <= (_FEW if len(values) >= _MANY_ROWS else 1):
         return False
     longest = values.str.len_chars().max()
-    return isinstance(longest, int) and longest <= _LONGEST_ID and bool((values != "").mean() > 0.9)  # type: ignore[operator]
+    filled = int((values != "").sum()) > _FILLED * len(values)
+    return filled and isinstance(longest, int) and longest <= _LONGEST_ID
+
+
+class _Fit(NamedTuple):
+    """How well a column goes with another table's key, or with the names of images: the larger the better."""
+
+    mostly: bool
+    affinity: int
+    share: float
+    place: int
+    """0 for the best name of an item's column, less for others."""
+
+    @classmethod
+    def of(cls, column: pl.Series, known: Set[str], affinity: int) -> _Fit:
+        values = set(column) - {""}
+        share = len(values & known) / max(1, len(values))
+        return cls(share >= _MOST, affinity, share, -(rank(column.name, "item") or 0))
 
 
 def _item(
@@ -149,20 +169,32 @@ def _item(
 ) -> tuple[str | None, Key | None, bool]:
     """The column of the item, the table that lists the items, and whether that much is known by its name."""
     named = [name for name in rows.columns if rank(name, "item") is not None]
-    shares: list[tuple[float, int, str, Key | None]] = []
+    fits: list[tuple[_Fit, str, Key | None]] = []
     for name in named or ids:
-        values = set(rows[name]) - {""}
-        place = -(rank(name, "item") or 0)
-        shares += [(len(values & key.values) / max(1, len(values)), place, name, key) for key in keys]
-        shares.append((len(values & stems) / max(1, len(values)), place, name, None))
-    share, _, name, key = max(shares, key=lambda found: (found[:2], found[3] is not None), default=(0.0, 0, "", None))
-    if share == 0:
+        fits += [(_Fit.of(rows[name], key.values, _affinity(key)), name, key) for key in keys]
+        fits.append((_Fit.of(rows[name], stems, _NEUTRAL), name, None))
+    fits.sort(key=lambda found: (found[0], found[2] is not None), reverse=True)
+    if not fits or fits[0][0].share == 0:
         return _named(rows, "item"), None, bool(named)
+    fit, name, key = fits[0]
     where = f"column {key.column!r} of {key.sample.file}" if key is not None else "the names of image files"
-    remarks.append(
-        Remark(f"{PLACE}.item", f"{share:.0%} of its values are in {where}", guessed=not named or share < 0.5)
-    )
+    text = f"{fit.share:.0%} of its values are in {where}"
+    file = None if key is None else key.sample.file
+    rivals = {one.sample.file for other, _, one in fits[1:] if one is not None and other == fit} - {file}
+    if key is not None and rivals:
+        text += f", and in {', '.join(sorted(rivals))}"
+    guessed = not named or not fit.mostly or (key is not None and bool(rivals))
+    remarks.append(Remark(f"{PLACE}.item", text, guessed=guessed))
     return name, key, bool(named)
+
+
+def _affinity(key: Key) -> int:
+    """Whether a table lists items, by the names of its key and its file: numbers from 1 are keys of anything."""
+    stem = key.sample.path.name.partition(".")[0]
+    names = (key.column, stem, stem.removesuffix("s"))
+    if any(rank(name, "item") is not None for name in names):
+        return _NEUTRAL + 1
+    return _NEUTRAL - any(rank(name, "user") is not None for name in names)
 
 
 def _only(candidates: Sequence[str], what: str, remarks: list[Remark]) -> str | None:

@@ -14,6 +14,7 @@ import polars as pl
 from pipeline.any_table import JSON_LINES, SEPARATORS, columns_of, read_table, suffix
 from pipeline.cells import LINE, Cells, decoded, opened, without_bom
 from pipeline.proposal.names import role_of
+from pipeline.proposal.remarks import Remark
 from reveal_core.errors import UserError
 
 #: Text files of these suffixes may be tables, whatever separates their cells.
@@ -47,6 +48,12 @@ class Sample:
 
     def read(self, columns: list[str]) -> Cells:
         return read_table(self.path, columns, separator=self.separator, header=self.header, multiline=self.multiline)
+
+    def remarks(self, place: str) -> list[Remark]:
+        """What is guessed about its form."""
+        is_header = "is a row, not the names of the columns" if self.header else "names the columns"
+        text = f"the first line of {self.file} {is_header}"
+        return [Remark(place, text, guessed=True)] if self.header_guessed else []
 
     @property
     def multiline(self) -> bool:

@@ -69,7 +69,7 @@ def _catalogue(guess: LogGuess, remarks: list[Remark]) -> Catalogue | None:
     if not found and guess.key is None:
         remarks.append(Remark("data.adapter", "no table lists the items of the log: they have no texts", guessed=True))
         return None
-    remarks += more
+    remarks += [*(sample.remarks(PLACE) if guess.key is not None else []), *more]
     names = _names(sample, {"item": [item], **found})
     columns = {role: [names.get(column, column) for column in several] for role, several in found.items()}
     texts: dict[str, Any] = {

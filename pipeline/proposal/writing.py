@@ -12,19 +12,20 @@ from pipeline.proposal.remarks import Remark
 from reveal_core.config import Config
 from reveal_core.errors import UserError
 
+_SHOWN = ("kind", "user", "item")
 _PLAIN = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
 _WORDS = {"yes", "no", "on", "off", "y", "n", "true", "false", "null"}
 
 
 def settings(config: Config) -> dict[str, Any]:
-    """A configuration as a manifest has it: its kind, and what is not as it would be anyway."""
+    """A configuration as a manifest has it: what is not as it would be anyway, and what everybody wants to see."""
     fields = sorted(dataclasses.fields(config), key=lambda field: field.name != "kind")
     values = {field.name: getattr(config, field.name) for field in fields}
     return {field.name: _value(values[field.name]) for field in fields if _says_something(field, values[field.name])}
 
 
 def _says_something(field: dataclasses.Field[Any], value: Any) -> bool:
-    return field.name == "kind" or value != field.default
+    return field.name in _SHOWN or value != field.default
 
 
 def _value(value: Any) -> Any:

@@ -109,8 +109,8 @@ def test_people_get_a_table(call: Callable[..., click.testing.Result]) -> None:
     ("change", "message"),
     [
         ("data.images.folder=photos", "no such folder"),
-        ("data.images.pattern='{item_id}.png'", "the model wants image, and no item has any"),
-        ("data.images.pattern='**/{item_id}_*.png'", "the model wants image, and no item has any"),
+        ("data.images.pattern='{item_id}.png'", "no item has any image"),
+        ("data.images.pattern='**/{item_id}_*.png'", "no item has any image"),
         ("data.adapter.interactions.file=orders.csv", "orders.csv: no such file"),
         ("data.adapter.max_malformed=0", "1 of 51 lines are malformed"),
         ("data.k_core=50", "k_core"),
@@ -157,7 +157,7 @@ def test_ready_made_vectors_are_looked_at_too(call: Callable[..., click.testing.
     assert found["facts"]["image_vectors"] == {"items": 3, "rows_of_no_item": 1}
     assert {(one["level"], one["what"]) for one in found["findings"]} >= {
         ("warning", "items have no image"),
-        ("error", "the model wants text, and no item has any"),
+        ("error", "no item has any text"),
     }
     ids = answer(
         call("validate", "--manifest", "odd.yaml", "--json", "--set", encoder, "--set", "model.modalities=[image]")

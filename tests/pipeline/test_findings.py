@@ -107,23 +107,23 @@ def test_users_who_are_never_asked_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("has", "wanted", "expected"),
+    ("has", "needed", "expected"),
     [
         ([True] * 4, True, []),
         ([True, True, True, False], True, [("note", "items have no image", 1)]),
         ([True, False, False, False], True, [("warning", "items have no image", 3)]),
-        ([False] * 4, True, [("error", "the model wants image, and no item has any", 4)]),
+        ([False] * 4, True, [("error", "no item has any image", 4)]),
         ([False] * 4, False, []),
         ([True, True, True, False], False, [("note", "items have no image", 1)]),
     ],
 )
-def test_items_that_lack_something(has: list[bool], wanted: bool, expected: list[Any]) -> None:
-    found = findings.without("image", pl.Series(list("abcd")), np.array(has), "mend", wanted=wanted)
+def test_items_that_lack_something(has: list[bool], needed: bool, expected: list[Any]) -> None:
+    found = findings.without("image", pl.Series(list("abcd")), np.array(has), "mend", needed=needed)
     assert kinds(found) == expected
     texts = pl.DataFrame({"item_id": list("abcd"), "title": ["t" if one else None for one in has]})
     for name in ("brand", "category", "description"):
         texts = texts.with_columns(pl.lit(None, dtype=pl.String).alias(name))
-    of_texts = kinds(findings.without_text(texts, wanted=wanted))
+    of_texts = kinds(findings.without_text(texts, needed=needed))
     assert of_texts == [(level, what.replace("image", "text"), count) for level, what, count in expected]
 
 

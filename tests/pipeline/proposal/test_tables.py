@@ -107,6 +107,25 @@ def test_names_of_images_tell_the_item_too(propose: Propose) -> None:
     assert "the order of the lines is the order of time" in guessed(remarks)
 
 
+def test_numbers_from_1_are_the_keys_of_anything_so_names_of_files_count(propose: Propose) -> None:
+    log = "".join(f"{n % 17 + 1},{n % 12 + 1},2023-01-{1 + n % 28:02}\n" for n in range(80))
+    table = "".join(f"{n},Name {n}\n" for n in range(1, 30))
+    files = {"log.csv": f"user_id,product,date\n{log}", "customers.csv": f"id,name\n{table}"}
+    chosen, remarks = propose({**files, "products.csv": f"id,name\n{table}"})
+    assert (chosen.items.file if chosen.items else None, guessed(remarks)) == ("products.csv", "")
+    _, remarks = propose({**files, "a.csv": f"id,name\n{table}", "b.csv": f"id,name\n{table}"})
+    assert "100% of its values are in column 'id' of a.csv, and in b.csv" in guessed(remarks)
+
+
+def test_whether_the_first_line_names_the_columns_may_be_a_guess(propose: Propose) -> None:
+    names = "".join(f"{i},Thing {i},red\n" for i in [f"K{n % 11}x" for n in range(11)])
+    log = lines(lambda u, i, t, r: f"{u},K{int(i) % 11}x,{t}", "user,thing,date")
+    table, remarks = propose({"log.csv": log, "a.csv": f"thing_key,label,hue\n{names}"})
+    assert table.items is not None
+    assert table.items.header == ()
+    assert "the first line of a.csv names the columns" in guessed(remarks)
+
+
 def test_of_two_names_the_one_that_joins_is_the_items(propose: Propose) -> None:
     rows = "\n".join(f"u{n % 17},P{n % 12},{100 + n % 11:05}" for n in range(80))
     table, _ = propose({"log.csv": f"user,product_id,sku\n{rows}\n", "things.csv": ITEMS})
