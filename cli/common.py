@@ -51,15 +51,13 @@ def reading_options(command: Command) -> Command:
 def open_runner(manifest_path: Path, overrides: tuple[str, ...], workdir: Path) -> Iterator[tuple[Manifest, Runner]]:
     """The manifest, checked, and its stages over the work folder."""
     from pipeline.artifacts import ArtifactStore
-    from pipeline.files import FileDigests
     from pipeline.manifest import load_manifest
     from pipeline.runner import Runner
     from pipeline.stages import plan
 
     manifest = load_manifest(manifest_path, overrides)
-    store = ArtifactStore(workdir)
-    with closing(FileDigests(workdir / "digests.sqlite")) as digests:
-        yield manifest, Runner(manifest.name, plan(manifest), store, digests)
+    with closing(ArtifactStore(workdir)) as store:
+        yield manifest, Runner(manifest.name, plan(manifest), store)
 
 
 def run_until(stage: str, manifest_path: Path, overrides: tuple[str, ...], workdir: Path, as_json: bool) -> None:

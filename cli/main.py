@@ -81,7 +81,13 @@ def main() -> None:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted; the same command goes on from here", err=True)
         sys.exit(130)
-    except Exception:
+    except Exception as error:
+        from reveal_core.disk import refusal
+
+        refused = refusal(error)
+        if refused is not None:
+            click.echo(f"error: {printable(str(refused))}", err=True)
+            sys.exit(2)
         traceback.print_exc()
         click.echo("error: this is a bug in reveal, not in your data; please report the lines above", err=True)
         sys.exit(1)

@@ -56,12 +56,14 @@ def _warnings(outcome: Iterable[tuple[StageStatus, Receipt]]) -> list[str]:
     return [f"{status.stage}: {line}" for status, receipt in outcome for line in receipt.report.get("warnings", [])]
 
 
-def print_status(console: Console, statuses: Sequence[StageStatus]) -> None:
+def print_status(console: Console, statuses: Sequence[tuple[StageStatus, str]]) -> None:
+    """Each with the counts of what a run would do, or nothing."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("stage", "state", "why"):
         table.add_column(column)
-    for status in statuses:
-        table.add_row(status.stage, MARKS[status.state], _literally(status.why))
+    for status, counts in statuses:
+        why = f"{status.why} ({counts})" if counts else status.why
+        table.add_row(status.stage, MARKS[status.state], _literally(why))
     console.print(table)
 
 

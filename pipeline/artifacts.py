@@ -22,12 +22,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pipeline.files import digest_json, read_json, write_json
+from pipeline.files import FileDigests, digest_json, file_stamp, read_json, write_json
 from reveal_core.disk import digest_file, sync
 from reveal_core.errors import LockedError, UserError
 
 RECEIPT = "receipt.json"
 KEY_LENGTH = 16
+#: In a receipt: the digest of all the rest of it.
+_SEAL = "seal"
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,10 @@ class ArtifactStore:
             raise UserError(
                 f"cannot make the work folder: {error.strerror}", where=str(root), mend="pass another --workdir"
             ) from None
+        self.digests = FileDigests(root / "digests.sqlite")
+
+    def close(self) -> None:
+        self.digests.close()
 
     @property
     def cache_dir(self) -> Path:
@@ -79,17 +85,27 @@ class ArtifactStore:
         return self.root / "partial" / f"{stage}-{key[:KEY_LENGTH]}"
 
     def receipt(self, stage: str, key: str) -> Receipt | None:
-        """The receipt of a complete artifact, or None when it is missing, cut short or lacks a file."""
+        """The receipt of a complete artifact, or None when it is missing, lacks a file, or one has other bytes."""
         folder = self.folder(stage, key)
         try:
-            receipt = Receipt(**read_json(folder / RECEIPT))
-        except (FileNotFoundError, ValueError, TypeError):
+            told = read_json(folder / RECEIPT)
+            seal = told.pop(_SEAL)
+            receipt = Receipt(**told)
+        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError):
             return None
-        whole = all(
-            (folder / name).is_file() and (folder / name).stat().st_size == facts["bytes"]
-            for name, facts in receipt.files.items()
-        )
+        if seal != digest_json(told):
+            return None
+        whole = all(self._as_written(folder / name, facts) for name, facts in receipt.files.items())
         return receipt if whole and receipt.key == key else None
+
+    def _as_written(self, path: Path, facts: Mapping[str, Any]) -> bool:
+        if not path.is_file() or path.stat().st_size != facts["bytes"]:
+            return False
+        return bool(self.digests.sha256(path) == facts["sha256"])
+
+    def doubt(self) -> None:
+        """Read every byte of an artifact again before it counts as whole, also where no file seems to have changed."""
+        self.digests.forget("sha256", self.root / "stages")
 
     @contextmanager
     def building(self, stage: str, key: str) -> Iterator[Path]:
@@ -127,11 +143,13 @@ class ArtifactStore:
         )
         for name in files:
             sync(built / name)
-        write_json(built / RECEIPT, asdict(receipt))
+        write_json(built / RECEIPT, {**asdict(receipt), _SEAL: digest_json(asdict(receipt))})
         final = self.folder(stage, receipt.key)
         shutil.rmtree(final, ignore_errors=True)  # incomplete, or `receipt` would have found it
         built.rename(final)
         sync(final.parent)
+        written = [(final / name, file_stamp(final / name), facts["sha256"]) for name, facts in files.items()]
+        self.digests.remember("sha256", written)
         shutil.rmtree(self.resume_dir(stage, receipt.key), ignore_errors=True)
         return receipt
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.artifacts import ArtifactStore, Receipt
-from pipeline.files import FileDigests
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.runner import Runner, StageStatus
 from pipeline.stage import Progress
 from pipeline.stages import plan
+from reveal_core.disk import refusal
 from reveal_core.errors import LockedError, UserError
 
 
@@ -71,7 +71,6 @@ class Bench:
     """Where many runs share one work folder, and so every artifact they can."""
 
     store: ArtifactStore
-    digests: FileDigests
     progress: Progress
     built: set[str] = field(default_factory=set)
     """Keys: see :class:`Runner`."""
@@ -83,13 +82,16 @@ class Bench:
             LockedError: another run holds the work folder, so that no other attempt could succeed either.
         """
         try:
-            runner = Runner(name, plan(manifest), self.store, self.digests, self.built)
+            runner = Runner(name, plan(manifest), self.store, self.built)
             return Success(tuple(runner.run(until, self.progress)))
         except LockedError:
             raise
         except UserError as error:
             return Failure(str(error), ours=False)
         except Exception as error:
+            refused = refusal(error)
+            if refused is not None:
+                return Failure(str(refused), ours=False)
             for part in traceback.format_exc().splitlines():
                 self.progress.log(part)
             line = next(iter(str(error).splitlines()), "")
@@ -98,6 +100,5 @@ class Bench:
 
 @contextmanager
 def open_bench(workdir: Path, progress: Progress) -> Iterator[Bench]:
-    store = ArtifactStore(workdir)
-    with closing(FileDigests(workdir / "digests.sqlite")) as digests:
-        yield Bench(store, digests, progress)
+    with closing(ArtifactStore(workdir)) as store:
+        yield Bench(store, progress)

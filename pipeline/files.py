@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,9 @@ from reveal_core.errors import UserError
 if TYPE_CHECKING:
     import numpy.typing as npt
     import polars as pl
+
+
+_log = logging.getLogger("reveal")
 
 
 def canonical_json(value: object) -> str:
@@ -66,18 +70,34 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+def _opened(database: Path | str) -> sqlite3.Connection:
+    connection = sqlite3.connect(database, timeout=60)
+    try:
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS facts (kind TEXT, path TEXT, stamp TEXT, fact TEXT, PRIMARY KEY (kind, path))"
+        )
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
 class FileDigests:
     """What was found out about files, remembered in one SQLite database as long as a file's stamp stands.
 
-    Only a cache: deleting the database costs time, never a result.
+    Only a cache: deleting the database costs time, never a result. One that is no database is begun anew; one that the
+    disk refuses to read or write is done without.
     """
 
     def __init__(self, database: Path) -> None:
         database.parent.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(database, timeout=60)
-        self._connection.execute(
-            "CREATE TABLE IF NOT EXISTS facts (kind TEXT, path TEXT, stamp TEXT, fact TEXT, PRIMARY KEY (kind, path))"
-        )
+        try:
+            self._connection = _opened(database)
+        except sqlite3.OperationalError:  # the disk refuses
+            self._connection = _opened(":memory:")
+        except sqlite3.DatabaseError:  # the file is no database
+            database.unlink()
+            self._connection = _opened(database)
 
     def sha256(self, path: Path) -> str:
         """The digest of the file's bytes, computed only if the file changed since the last time.
@@ -101,14 +121,29 @@ class FileDigests:
     def recall(self, kind: str, path: Path, stamp: str) -> str | None:
         """The fact of this kind about a file, if its stamp still is what it was."""
         query = "SELECT fact FROM facts WHERE kind = ? AND path = ? AND stamp = ?"
-        row = self._connection.execute(query, (kind, str(path.absolute()), stamp)).fetchone()
+        try:
+            row = self._connection.execute(query, (kind, str(path.absolute()), stamp)).fetchone()
+        except sqlite3.DatabaseError as error:
+            _log.debug("%s", error)
+            return None
         return None if row is None else str(row[0])
 
     def remember(self, kind: str, facts: Iterable[tuple[Path, str, str]]) -> None:
         """Keep (path, stamp taken before reading, fact) for each file, in one transaction."""
         rows = [(kind, str(path.absolute()), stamp, fact) for path, stamp, fact in facts]
-        with self._connection:
-            self._connection.executemany("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)", rows)
+        self._write("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)", rows)
+
+    def forget(self, kind: str, folder: Path) -> None:
+        """The facts of this kind about all files below a folder."""
+        start = f"{folder.absolute()}/"
+        self._write("DELETE FROM facts WHERE kind = ? AND substr(path, 1, ?) = ?", [(kind, len(start), start)])
+
+    def _write(self, statement: str, rows: Sequence[tuple[str | int, ...]]) -> None:
+        try:
+            with self._connection:
+                self._connection.executemany(statement, rows)
+        except sqlite3.DatabaseError as error:  # a full disk will be told by whoever writes what counts
+            _log.debug("%s", error)
 
     def close(self) -> None:
         self._connection.close()

@@ -6,12 +6,12 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.artifacts import ArtifactStore, Receipt
-from pipeline.files import FileDigests, digest_json
+from pipeline.files import digest_json
 from pipeline.fingerprint import basis, explain
 from pipeline.stage import Progress, Stage, Workspace
 from reveal_core.errors import UserError
@@ -55,10 +55,9 @@ class Runner:
         name: str,
         stages: Sequence[Stage],
         store: ArtifactStore,
-        digests: FileDigests,
         built: set[str] | None = None,
     ) -> None:
-        self.name, self.store, self.digests = name, store, digests
+        self.name, self.store = name, store
         self._built = set() if built is None else built
         self.stages = {stage.name: stage for stage in stages}
 
@@ -93,6 +92,39 @@ class Runner:
                 found[name] = StageStatus(name, "done", "", receipt.key, receipt, receipt.basis)
         return list(outcome.values())
 
+    def forecast(self, scratch: Path, progress: Progress) -> list[tuple[StageStatus, str]]:
+        """The state of every stage, and in counts what a run would do: quick stages are tried out.
+
+        Args:
+            scratch: an empty folder for what they make.
+        """
+        trial, last = ArtifactStore(scratch), self.store.last_run(self.name)
+        known, folders = dict[str, StageStatus](), dict[str, Path]()
+        told = []
+        for stage in self.stages.values():
+            status, counts = self._inspect(stage, known, last.get(stage.name)), ""
+            if status.receipt is not None:
+                folders[stage.name] = self.store.folder(stage.name, status.receipt.key)
+            elif status.basis is not None and all(name in folders for name in _parents(stage)):
+                inputs = {name: folders[name] for name in _parents(stage)}
+                if stage.quick:
+                    receipt = self._make(stage, status, inputs, trial, progress)
+                    folders[stage.name] = trial.folder(stage.name, receipt.key)
+                    status = replace(status, receipt=receipt)
+                    counts = self._changes(stage, last.get(stage.name), folders[stage.name])
+                else:
+                    counts = stage.left_to_do(inputs, self.store.cache_dir)
+            known[stage.name] = status
+            told.append((status, counts))
+        trial.close()
+        return told
+
+    def _changes(self, stage: Stage, last: dict[str, Any] | None, after: Path) -> str:
+        if last is None:
+            return ""
+        before = self.store.receipt(stage.name, digest_json(last))
+        return "" if before is None else stage.changes(self.store.folder(stage.name, before.key), after)
+
     def folder(self, stage: str) -> Path:
         """The folder of a stage's finished result.
 
@@ -115,7 +147,7 @@ class Runner:
         waiting = [name for name in _parents(stage) if known[name].receipt is None]
         if waiting:
             return StageStatus(stage.name, "stale" if last else "missing", f"waits for {', '.join(waiting)}")
-        now = basis(stage, {entry: _digest(entry, known) for entry in stage.inputs}, self.digests)
+        now = basis(stage, {entry: _digest(entry, known) for entry in stage.inputs}, self.store.digests)
         key = digest_json(now)
         receipt = self.store.receipt(stage.name, key)
         if receipt is not None:
@@ -126,7 +158,7 @@ class Runner:
         if last is None:
             return StageStatus(stage.name, "missing", "never run", key, basis=now)
         if last == now:
-            return StageStatus(stage.name, "missing", "its result is gone or incomplete", key, basis=now)
+            return StageStatus(stage.name, "missing", "its result is gone or damaged", key, basis=now)
         return StageStatus(stage.name, "stale", explain(last, now), key, basis=now)
 
     def _build(
@@ -136,17 +168,26 @@ class Runner:
         outcome: Mapping[str, tuple[StageStatus, Receipt]],
         progress: Progress,
     ) -> Receipt:
-        assert status.key is not None
-        assert status.basis is not None
         progress.log(f"{stage.name}: running ({status.why})")
         inputs = {name: self.store.folder(name, outcome[name][1].key) for name in _parents(stage)}
-        resume_dir = self.store.resume_dir(stage.name, status.key)
+        receipt = self._make(stage, status, inputs, self.store, progress)
+        self._built.add(receipt.key)
+        progress.log(f"{stage.name}: done in {receipt.seconds:.1f} s")
+        return receipt
+
+    def _make(
+        self, stage: Stage, status: StageStatus, inputs: Mapping[str, Path], store: ArtifactStore, progress: Progress
+    ) -> Receipt:
+        """Run a stage into a store."""
+        assert status.key is not None
+        assert status.basis is not None
+        resume_dir = store.resume_dir(stage.name, status.key)
         resume_dir.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        with self.store.building(stage.name, status.key) as out_dir:
-            work = Workspace(out_dir, resume_dir, self.store.cache_dir, self.digests, progress)
+        with store.building(stage.name, status.key) as out_dir:
+            work = Workspace(out_dir, resume_dir, self.store.cache_dir, self.store.digests, progress)
             report = stage.run(inputs, work)
-            receipt = self.store.seal(
+            return store.seal(
                 out_dir,
                 stage=stage.name,
                 basis=status.basis,
@@ -154,9 +195,6 @@ class Runner:
                 seconds=time.monotonic() - started,
                 versions=_versions(),
             )
-        self._built.add(status.key)
-        progress.log(f"{stage.name}: done in {receipt.seconds:.1f} s")
-        return receipt
 
 
 def _parents(stage: Stage) -> list[str]:

@@ -95,34 +95,22 @@ class ArrayStore:
 
     def _open(self, path: Path) -> None:
         try:
-            table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-            columns = {name: self._mapped(table, name) for name in self.fields}
-            keys = [value.hex() for value in table[_KEY].to_pylist()]
-            shard = _Shard(path, columns, int(table.schema.metadata[_CHECKSUM]))
-        except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-            self._set_aside(path, str(error).splitlines()[0])
+            shard = _opened(path, self.fields)
+        except DamagedShardError as error:
+            self._set_aside(path, str(error))
             return
-        except OSError as error:
-            if error.errno:  # The system refused: that says nothing about the file.
-                raise
-            self._set_aside(path, str(error).splitlines()[0])
-            return
-        self._places.update({key: (shard, row) for row, key in enumerate(keys)})
+        self._places.update({key: (shard, row) for row, key in enumerate(shard.keys)})
 
     def _set_aside(self, path: Path, why: str) -> None:
         aside = path.with_suffix(".damaged")
         path.replace(aside)
         _log.warning("%s is damaged and was set aside as %s: %s", path, aside.name, why)
 
-    def _mapped(self, table: pa.Table, name: str) -> Halves:
-        values: Halves = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=True)
-        mapped: Halves = values.reshape(table.num_rows, *self.fields[name])
-        return mapped
-
 
 @dataclass(frozen=True)
 class _Shard:
     path: Path
+    keys: list[str]
     columns: dict[str, Halves]
     """By field, mapped: (rows, *shape)."""
     checksum: int
@@ -130,6 +118,52 @@ class _Shard:
     @cached_property
     def intact(self) -> bool:
         return _checksum(self.columns.values()) == self.checksum
+
+
+class DamagedShardError(Exception):
+    """A file that is no shard, or no longer one."""
+
+
+def _opened(path: Path, fields: Mapping[str, tuple[int, ...]] | None = None) -> _Shard:
+    """A shard, mapped; its arrays are not read yet.
+
+    Args:
+        fields: their shapes; ``None`` = all there are, flat.
+
+    Raises:
+        DamagedShardError: it cannot be one.
+        OSError: the system refused, which says nothing about the file.
+    """
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        names = list(fields or table.column_names[1:])
+        columns = {name: _mapped(table, name, fields[name] if fields else (-1,)) for name in names}
+        keys = [value.hex() for value in table[_KEY].to_pylist()]
+        return _Shard(path, keys, columns, int(table.schema.metadata[_CHECKSUM]))
+    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
+        raise DamagedShardError(str(error).splitlines()[0]) from None
+    except OSError as error:
+        if error.errno:
+            raise
+        raise DamagedShardError(str(error).splitlines()[0]) from None
+
+
+def _mapped(table: pa.Table, name: str, shape: tuple[int, ...]) -> Halves:
+    values: Halves = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=True)
+    mapped: Halves = values.reshape(table.num_rows, *shape)
+    return mapped
+
+
+def damaged_shards(root: Path) -> list[Path]:
+    """Of all stores below a folder, the shards that are not as they were written. Reads all; changes nothing."""
+    return [path for path in sorted(root.rglob(f"*{_SUFFIX}")) if not _is_whole(path)]
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        return _opened(path).intact
+    except DamagedShardError:
+        return False
 
 
 def _checksum(arrays: Iterable[Halves]) -> int:

@@ -84,6 +84,19 @@ class Stage(Config):
         """
         return None
 
+    @property
+    def quick(self) -> bool:
+        """Whether a run costs so little that it may be tried out, to see what it would change."""
+        return False
+
+    def changes(self, before: Path, after: Path) -> str:
+        """Of a quick stage: in counts, what a result differs in from the one before; empty = nothing that counts."""
+        return ""
+
+    def left_to_do(self, inputs: Mapping[str, Path], cache_dir: Path) -> str:
+        """Of a stage with a cache: in counts, what a run has to do that is not in it; empty = it runs as a whole."""
+        return ""
+
     @abstractmethod
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         """Read the input folders (by stage name), write ``work.out_dir``, return what is worth telling (JSON)."""

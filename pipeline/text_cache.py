@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,9 +25,14 @@ def text_keys(texts: Sequence[str | None]) -> TextKeys:
     return [None if text is None else hashlib.sha256(text.encode()).hexdigest() for text in texts]
 
 
+def open_vectors(encoder: Encoder, cache_dir: Path) -> ArrayStore:
+    """The encoder's part of the cache: the ``vector`` of each text."""
+    return ArrayStore(cache_dir / "texts", encoder.text_fingerprint, {"vector": (max(1, encoder.text_dim),)})
+
+
 def filled_vectors(encoder: Encoder, texts: Sequence[str | None], work: Workspace, batch_size: int) -> ArrayStore:
     """The encoder's part of the cache with the ``vector`` of all of ``texts`` in it."""
-    store = ArrayStore(work.cache_dir / "texts", encoder.text_fingerprint, {"vector": (max(1, encoder.text_dim),)})
+    store = open_vectors(encoder, work.cache_dir)
     _fill(store, texts, work, batch_size, lambda some: {"vector": half(encoder.encode_texts(some))})
     return store
 

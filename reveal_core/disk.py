@@ -2,11 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from reveal_core.errors import UserError
+
+_GO_ON = "the same command then goes on from here"
+#: What a disk may refuse, and what to do about it.
+_REFUSALS = {
+    errno.ENOSPC: f"free some space; {_GO_ON}",
+    errno.EDQUOT: f"free some space, or ask for more; {_GO_ON}",
+    errno.EFBIG: f"raise the limit on the size of a file, ulimit -f; {_GO_ON}",
+    errno.EMFILE: f"raise the limit on open files, ulimit -n; {_GO_ON}",
+    errno.EROFS: "pass another folder",
+    errno.EACCES: "mend its permissions, or pass another folder",
+    errno.EPERM: "mend its permissions, or pass another folder",
+    errno.EIO: "the disk may be failing: look at the system's log",
+}
 
 
 def sync(path: Path) -> None:
@@ -28,6 +44,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
+    except OSError as error:
+        if error.filename is None:  # a write that fails does not say where
+            error.filename = str(path)
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -39,3 +59,23 @@ def digest_file(path: Path) -> str:
         while block := file.read(1 << 20):
             sha.update(block)
     return sha.hexdigest()
+
+
+def refusal(error: BaseException) -> UserError | None:
+    """What to tell people where the disk refused to do its part; None where something else went wrong.
+
+    Libraries that are not written in Python tell the reason in the text of an error of their own.
+    """
+    for one in _with_causes(error):
+        for code, mend in _REFUSALS.items():
+            reason = os.strerror(code)
+            if (isinstance(one, OSError) and one.errno == code) or f"{reason} (os error {code})" in str(one):
+                where = str(one.filename) if isinstance(one, OSError) and one.filename else ""
+                return UserError(reason, where=where, mend=mend)
+    return None
+
+
+def _with_causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

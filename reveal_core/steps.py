@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from reveal_core.backbones.base import Parts, zeroed
 from reveal_core.balance.avl import Avl, unimodal_losses
 from reveal_core.batches import Batch
-from reveal_core.model import Scoring, SequenceRecommender
+from reveal_core.model import Projection, Scoring, SequenceRecommender
 
 #: Steps between measurements of gradients and updates: often enough for a curve, too seldom to cost time.
 MEASURE_EVERY = 10
@@ -24,21 +25,22 @@ def make_optimizer(
 ) -> torch.optim.Optimizer:
     """AdamW with groups that name the owner of their parameters.
 
-    A content modality has two where a backbone has parameters for it: the scaled rate is that of the projection alone,
-    a step of which moves every item.
+    The rate of a projection is ``lr * content_lr_scale / sqrt(V)`` for vectors of width V: Adam moves each weight by
+    about the rate, and so the projection of a vector of length 1 by up to ``sqrt(V)`` times that, however wide it is.
     """
-    projections = {
-        id(parameter)
-        for name, part in model.tower.parts.items()
-        if name in ("text", "image")
-        for parameter in part.parameters()
+    widths = {
+        id(part.linear.weight): part.linear.in_features
+        for part in model.tower.parts.values()
+        if isinstance(part, Projection)
     }
     groups = []
     for owner, parameters in model.parameters_by_modality().items():
-        for scale, projects in ((content_lr_scale, True), (1.0, False)):
-            mine = [parameter for parameter in parameters if (id(parameter) in projections) == projects]
-            if mine:
-                groups.append({"params": mine, "lr": lr * scale, "owner": owner})
+        by_rate: dict[float, list[nn.Parameter]] = {}
+        for parameter in parameters:
+            width = widths.get(id(parameter))
+            rate = lr if width is None else lr * content_lr_scale / math.sqrt(width)
+            by_rate.setdefault(rate, []).append(parameter)
+        groups += [{"params": mine, "lr": rate, "owner": owner} for rate, mine in by_rate.items()]
     return torch.optim.AdamW(groups, weight_decay=weight_decay)
 
 

@@ -49,10 +49,11 @@ class TrainConfig(Config):
     """
     lr: float = 1e-3
     """Learning rate."""
-    content_lr_scale: float = 0.1
-    """Learning rate of the text and image projections, in units of ``lr``.
+    content_lr_scale: float = 3.0
+    """Learning rate of the text and image projections, in units of ``lr`` over the root of their vectors' width.
 
-    Below 1, because a step moves every item through a projection, but only its own through an id embedding.
+    At 1 no step moves a vector of mean length farther than an id embedding; but it moves every item, an id only its
+    own.
     """
     weight_decay: float = 0.0
     """Decoupled weight decay of every parameter, in units of the learning rate."""

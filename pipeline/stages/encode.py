@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.files import FileDigests
-from pipeline.patches import filled_patches, keys_by_item, read_images, weights_digests
+from pipeline.patches import filled_patches, keys_by_item, open_patches, read_images, weights_digests
 from pipeline.shards import ArrayStore
 from pipeline.stage import Report, Stage, Workspace
-from pipeline.text_cache import filled_vectors, text_keys
+from pipeline.text_cache import filled_vectors, open_vectors, text_keys
 from reveal_core.config import runtime
 from reveal_core.disk import atomic_path
 from reveal_core.encoders import EncoderConfig
+from reveal_core.encoders.base import Encoder
 from reveal_core.encoders.embedded import Embedded
 from reveal_core.extraction.static import mean_patches
 from reveal_core.schema import ITEM_ID, ITEM_INDEX, features
@@ -54,9 +55,16 @@ class Encode(Stage):
     def external(self, digests: FileDigests) -> dict[str, str]:
         return weights_digests(self.encoder, digests)
 
-    def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
-        items = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID, *TEXT_FIELDS])
+    def left_to_do(self, inputs: Mapping[str, Path], cache_dir: Path) -> str:
         encoder = self.encoder.build(self.tail_blocks)
+        images = [key for keys in keys_by_item(read_images(inputs, encoder)) for key in keys]
+        texts = [key for key in text_keys(_texts(_read_items(inputs), encoder)) if key is not None]
+        new_images = len(open_patches(encoder, cache_dir).missing(images))
+        new_texts = len(open_vectors(encoder, cache_dir).missing(texts))
+        return f"to encode: {new_images:,} images, {new_texts:,} texts"
+
+    def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
+        items, encoder = _read_items(inputs), self.encoder.build(self.tail_blocks)
         images = read_images(inputs, encoder)
         keys = keys_by_item(images)
         size = self.encoder.batch_size
@@ -64,7 +72,7 @@ class Encode(Stage):
             encoder, images, work, folder=self.folder, batch_size=size, workers=self.workers
         )
         from_cache = len({key for several in keys for key in several}) - encoded
-        texts = [item_text(row) if encoder.text_dim else None for row in items.iter_rows(named=True)]
+        texts = _texts(items, encoder)
         vectors = filled_vectors(encoder, texts, work, size)
         out = work.out_dir / "item_features.parquet"
         keys_of_texts = [[] if key is None else [key] for key in text_keys(texts)]
@@ -83,6 +91,14 @@ class Encode(Stage):
             "cache": patches.folder.relative_to(work.cache_dir).as_posix(),
             "summary": f"{encoded:,} images encoded, {from_cache:,} from the cache",
         }
+
+
+def _read_items(inputs: Mapping[str, Path]) -> pl.DataFrame:
+    return pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID, *TEXT_FIELDS])
+
+
+def _texts(items: pl.DataFrame, encoder: Encoder) -> list[str | None]:
+    return [item_text(row) if encoder.text_dim else None for row in items.iter_rows(named=True)]
 
 
 def write_features(

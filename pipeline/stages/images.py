@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import polars as pl
 
+from pipeline.changes import row_changes
 from pipeline.files import FileDigests, file_stamp
 from pipeline.sources import ImageSourceConfig
 from pipeline.sources.base import Candidate, Use, Wanted, image_part
@@ -71,6 +72,17 @@ class Images(Stage):
 
     def unfinished(self, result: Path, cache_dir: Path) -> str | None:
         return None if self.source is None else self.source.unfinished(result / "images.parquet", cache_dir)
+
+    @property
+    def quick(self) -> bool:
+        """Files that seem to be as they were are not opened again; addresses would be asked."""
+        return self.folder is not None or self.source is None
+
+    def changes(self, before: Path, after: Path) -> str:
+        columns = [ITEM_ID, "place", "status", "sha256"]
+        old, new = (pl.read_parquet(folder / "images.parquet", columns=columns) for folder in (before, after))
+        there = pl.col("status") != "missing"
+        return "; ".join(row_changes(old.filter(there), new.filter(there), [ITEM_ID, "place"], "images"))
 
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         columns = [ITEM_INDEX, ITEM_ID, *(self.source.columns() if self.source is not None else ())]

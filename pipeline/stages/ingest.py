@@ -11,12 +11,13 @@ import polars as pl
 
 from pipeline.adapters import AdapterConfig
 from pipeline.adapters.base import Raw
+from pipeline.changes import difference, row_changes
 from pipeline.files import FileDigests, write_blocks
 from pipeline.stage import Report, Stage, Workspace
 from reveal_core.config import runtime
 from reveal_core.disk import atomic_path
 from reveal_core.interactions import Cleaned, Cleaning, clean
-from reveal_core.schema import INTERACTIONS
+from reveal_core.schema import INTERACTIONS, ITEM_ID, ITEM_INDEX, USER_ID
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,28 @@ class Ingest(Stage):
     def external(self, digests: FileDigests) -> dict[str, str]:
         root = Path(self.root)
         return {path.relative_to(root).as_posix(): digests.sha256(path) for path in self.adapter.files(root)}
+
+    @property
+    def quick(self) -> bool:
+        return True
+
+    def changes(self, before: Path, after: Path) -> str:
+        def rows(folder: Path) -> int:
+            return int(pl.scan_parquet(folder / "interactions.parquet").select(pl.len()).collect().item())
+
+        def items(folder: Path) -> pl.DataFrame:
+            return pl.read_parquet(folder / "items.parquet").drop(ITEM_INDEX)
+
+        def users(folder: Path) -> pl.DataFrame:
+            return pl.read_parquet(folder / "users.parquet", columns=[USER_ID])
+
+        return "; ".join(
+            [
+                *difference(rows(before), rows(after), "interactions"),
+                *row_changes(items(before), items(after), [ITEM_ID], "items"),
+                *row_changes(users(before), users(after), [USER_ID], "users"),
+            ]
+        )
 
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         raw = self.adapter.read(Path(self.root))

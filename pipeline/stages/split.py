@@ -9,7 +9,8 @@ from typing import ClassVar
 
 import polars as pl
 
-from pipeline.files import write_json
+from pipeline.changes import difference
+from pipeline.files import read_json, write_json
 from pipeline.stage import Report, Stage, Workspace
 from reveal_core.disk import atomic_path
 from reveal_core.errors import UserError
@@ -34,6 +35,15 @@ class Split(Stage):
     @property
     def inputs(self) -> tuple[str, ...]:
         return ("ingest/interactions.parquet",)
+
+    @property
+    def quick(self) -> bool:
+        return True
+
+    def changes(self, before: Path, after: Path) -> str:
+        old, new = (read_json(folder / "split.json") for folder in (before, after))
+        counts = {"train_interactions": "interactions to learn from", "test_targets": "test targets"}
+        return "; ".join(line for name, what in counts.items() for line in difference(old[name], new[name], what))
 
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         interactions = pl.read_parquet(inputs["ingest"] / "interactions.parquet")

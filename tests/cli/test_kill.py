@@ -1,14 +1,19 @@
-"""A run that is killed goes on where it was, and ends with the artifacts of a run that was left alone."""
+"""A run that is killed, or refused by the disk, goes on where it was, and ends with the artifacts of a run that was
+left alone."""
 
 from __future__ import annotations
 
 import json
+import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -48,7 +53,26 @@ def manifest(tmp_path: Path) -> Path:
     return path
 
 
-def start(manifest: Path, workdir: Path) -> subprocess.Popen[str]:
+KILLS = 100
+
+
+class Whole(NamedTuple):
+    """A run that was left alone."""
+
+    digests: dict[str, str]
+    seconds: float
+
+
+@pytest.fixture
+def whole(manifest: Path, tmp_path: Path) -> Whole:
+    started = time.monotonic()
+    run = start(manifest, tmp_path / "whole")
+    _, errors = run.communicate()
+    assert run.returncode == 0, errors
+    return Whole(digests(tmp_path / "whole"), time.monotonic() - started)
+
+
+def start(manifest: Path, workdir: Path, largest_file: int | None = None) -> subprocess.Popen[str]:
     command = [
         sys.executable,
         "-m",
@@ -60,6 +84,10 @@ def start(manifest: Path, workdir: Path) -> subprocess.Popen[str]:
         str(workdir),
         "--json",
     ]
+    if largest_file is not None:
+        # Set by the process itself: what runs between fork and exec may not touch locks.
+        setting = f"import resource; resource.setrlimit(resource.RLIMIT_FSIZE, ({largest_file}, {largest_file}))"
+        command[1:3] = ["-c", f"{setting}; from cli.main import main; main()"]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -68,29 +96,81 @@ def digests(workdir: Path) -> dict[str, str]:
     return {receipt["stage"]: receipt["digest"] for receipt in receipts}
 
 
-@pytest.mark.slow
-def test_killed_again_and_again_it_ends_the_same(manifest: Path, tmp_path: Path) -> None:
-    whole = start(manifest, tmp_path / "whole")
-    started = time.monotonic()
-    _, errors = whole.communicate()
-    assert whole.returncode == 0, errors
-    longest = time.monotonic() - started
+def finished(workdir: Path) -> Iterator[tuple[str, int]]:
+    """Work that is done: shards, and results with a receipt; each with what changes if it is written again."""
+    done = [*workdir.glob("cache/*/*/*.arrow"), *workdir.glob("stages/*/*/receipt.json")]
+    yield from ((str(path.relative_to(workdir)), path.stat().st_ino) for path in done if ".tmp" not in str(path))
 
-    moments = random.Random(0)
-    kills = 0
-    while True:
-        run = start(manifest, tmp_path / "broken")
+
+def left_over(workdir: Path) -> list[Path]:
+    return [*workdir.rglob("*.tmp*"), *workdir.glob("partial/*")]
+
+
+@pytest.mark.slow
+def test_killed_a_hundred_times_it_ends_the_same(manifest: Path, tmp_path: Path, whole: Whole) -> None:
+    """At any moment of any stage; whatever was finished before a kill is never done again."""
+    moments, workdir = random.Random(0), tmp_path / "broken"
+    kills, ends = 0, 0
+    while kills < KILLS or ends == 0:
+        before = dict(finished(workdir))
+        run = start(manifest, workdir)
         try:
-            _, errors = run.communicate(timeout=moments.uniform(0.2, 0.6) * longest if kills < 5 else None)
+            _, errors = run.communicate(timeout=moments.uniform(0, 1) * whole.seconds if kills < KILLS else None)
         except subprocess.TimeoutExpired:
             run.send_signal(signal.SIGKILL)
             run.communicate()
             kills += 1
+        after = dict(finished(workdir))
+        assert {name: after.get(name) for name in before} == before
+        if run.returncode == -signal.SIGKILL:
             continue
         assert run.returncode == 0, errors
-        break
-    assert kills >= 2
-    assert digests(tmp_path / "broken") == digests(tmp_path / "whole")
-    left_over = [path for path in (tmp_path / "broken").rglob("*") if path.name.endswith(".tmp")]
-    assert [path for path in left_over if "stages" in path.parts] == []
-    assert not list((tmp_path / "broken" / "partial").iterdir())
+        assert digests(workdir) == whole.digests
+        assert left_over(workdir) == []
+        shutil.rmtree(workdir)
+        ends += 1
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_line_and_costs_nothing_that_was_done(manifest: Path, tmp_path: Path, whole: Whole) -> None:
+    """A limit on the size of a file is met wherever a disk may be full: every write, in any library."""
+    workdir, told = tmp_path / "small", 0
+    for largest_file in (0, 300, 1_000, 3_000, 10_000, 30_000, 50_000, 100_000):
+        before = dict(finished(workdir))
+        run = start(manifest, workdir, largest_file)
+        _, errors = run.communicate()
+        after = dict(finished(workdir))
+        assert {name: after.get(name) for name in before} == before
+        if run.returncode != 0:
+            told += 1
+            assert run.returncode == 2, errors
+            assert errors.splitlines()[-1].startswith("error: ")
+            assert "File too large (raise the limit" in errors.splitlines()[-1]
+            assert "Traceback" not in errors
+            assert not list(workdir.rglob("*.tmp"))
+    assert told >= 6
+    run = start(manifest, workdir)
+    _, errors = run.communicate()
+    assert run.returncode == 0, errors
+    assert digests(workdir) == whole.digests
+    assert left_over(workdir) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write where nobody may")
+def test_a_read_only_work_folder_can_be_looked_at_but_not_worked_in(
+    manifest: Path, tmp_path: Path, whole: Whole
+) -> None:
+    workdir = tmp_path / "whole"
+    folders = [workdir, *(path for path in workdir.rglob("*") if path.is_dir())]
+    for folder in folders:
+        folder.chmod(0o500)
+    try:
+        run = start(manifest, workdir)
+        _, errors = run.communicate()
+        assert run.returncode == 2
+        assert "Permission denied (mend its permissions, or pass another folder)" in errors.splitlines()[-1]
+    finally:
+        for folder in folders:
+            folder.chmod(0o700)
+    assert digests(workdir) == whole.digests

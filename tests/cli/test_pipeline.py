@@ -92,6 +92,35 @@ def test_everything_then_nothing(reveal: Callable[..., dict], tmp_path: Path) ->
     assert {stage["state"] for stage in reveal("status")["stages"].values()} == {"done"}
 
 
+def test_what_a_run_will_do_is_counted_beforehand(reveal: Callable[..., dict], shop: Path) -> None:
+    def counts() -> dict[str, str]:
+        stages = reveal("status", "--count")["stages"]
+        return {name: stage["counts"] for name, stage in stages.items() if stage["state"] != "done"}
+
+    assert counts() == dict.fromkeys(STAGES, "") | {"encode": "to encode: 18 images, 5 texts"}
+    reveal("run")
+    assert counts() == {}
+    replace_an_image(shop)
+    (shop / "images/i05.png").unlink()
+    paint(shop / "images/i19.png", 77)
+    items = (shop / "items.csv").read_text().replace("i04,thing 4", "i04,another").replace("i06,thing 1", "i06,thing 2")
+    (shop / "items.csv").write_text(f"{items}i20,new\n")
+    append_an_interaction(shop)
+    told = counts()
+    assert told == {
+        "ingest": "interactions: +1; items: 1 new, 2 changed",
+        "images": "images: 1 new, 1 gone, 1 changed",
+        "encode": "to encode: 2 images, 2 texts",
+        "split": "interactions to learn from: +1",
+        "train": "",
+        "evaluate": "",
+    }
+    assert counts() == told, "looking changes nothing"
+    encoded = next(stage for stage in reveal("extract")["stages"] if stage["stage"] == "encode")
+    assert encoded["report"]["encoded"] == 2
+    assert set(counts()) == {"split", "train", "evaluate"}
+
+
 def test_extract_stops_at_the_features(reveal: Callable[..., dict]) -> None:
     assert ran(reveal("extract")) == ["ingest", "images", "encode"]
     states = {name: stage["state"] for name, stage in reveal("status")["stages"].items()}

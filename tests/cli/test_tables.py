@@ -96,7 +96,7 @@ def test_what_comes_from_outside_is_shown_as_it_is(text: str, color: Any) -> Non
     receipt = Receipt("images", "k", {}, {}, "d", {"summary": text, "warnings": [text]}, 1.0, {})
     status = StageStatus("images", "stale", text, "k", receipt)
     for print_ in (
-        lambda: print_status(console, [status]),
+        lambda: print_status(console, [(status, "")]),
         lambda: print_outcome(console, [(status, receipt)], Path("work")),
         lambda: print_metrics(console, metrics(slices={text: {"n": 3}}, baselines={text: {"ndcg@10": 0.2}})),
         lambda: TerminalProgress(console).log(text),

@@ -36,7 +36,7 @@ NUM_ITEMS, NUM_USERS = 15, 24
 FAKE = Fake(dim=4, batch_size=4)
 MODEL = ModelConfig(hidden_dim=8, max_seq_len=4, backbone=SasRec(num_layers=1, num_heads=1))
 PHOTOS = Folder(folder="photos", pattern="{item_id}.png")
-TRAIN = TrainConfig(max_epochs=3, batch_size=60, lr=0.01, device="cpu")
+TRAIN = TrainConfig(content_lr_scale=0.5, max_epochs=3, batch_size=60, lr=0.01, device="cpu")
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -16,7 +17,7 @@ from typing import ClassVar
 import pytest
 
 from pipeline.artifacts import ArtifactStore
-from pipeline.files import FileDigests
+from pipeline.files import FileDigests, file_stamp
 from pipeline.runner import Runner
 from pipeline.stage import Report, Stage, Workspace
 from reveal_core.config import runtime
@@ -100,7 +101,7 @@ def source(tmp_path: Path) -> Path:
 def runner(tmp_path: Path, source: Path, *, least: int = 0, workers: int = 1, fail: bool = False) -> Runner:
     store = ArtifactStore(tmp_path / "work")
     stages = [Read(source=str(source)), Words(least=least, workers=workers), Double(fail=fail)]
-    return Runner("test", stages, store, FileDigests(store.root / "digests.sqlite"))
+    return Runner("test", stages, store)
 
 
 def ran(graph: Runner, until: str = "double") -> list[str]:
@@ -164,7 +165,9 @@ def test_a_raised_version_reruns(tmp_path: Path, source: Path, monkeypatch: pyte
     assert why(runner(tmp_path, source))["words"] == ("stale", "stage version 1 -> 2")
 
 
-@pytest.mark.parametrize("damage", ["receipt gone", "receipt cut", "file gone", "file cut", "folder gone"])
+@pytest.mark.parametrize(
+    "damage", ["receipt gone", "receipt cut", "receipt a list", "file gone", "file cut", "byte flipped", "folder gone"]
+)
 def test_an_incomplete_artifact_is_missing_and_made_again(tmp_path: Path, source: Path, damage: str) -> None:
     ran(runner(tmp_path, source))
     folder = (tmp_path / "work/runs/test/words").resolve()
@@ -173,14 +176,60 @@ def test_an_incomplete_artifact_is_missing_and_made_again(tmp_path: Path, source
             (folder / "receipt.json").unlink()
         case "receipt cut":
             (folder / "receipt.json").write_text('{"stage": "wo')
+        case "receipt a list":
+            (folder / "receipt.json").write_text("[1, 2]")
         case "file gone":
             (folder / "count").unlink()
         case "file cut":
             (folder / "count").write_text("")
+        case "byte flipped":
+            (folder / "count").write_text("4")
         case _:
             shutil.rmtree(folder)
-    assert why(runner(tmp_path, source))["words"] == ("missing", "its result is gone or incomplete")
+    assert why(runner(tmp_path, source))["words"] == ("missing", "its result is gone or damaged")
     assert ran(runner(tmp_path, source)) == ["words"]
+
+
+def test_a_flipped_byte_that_left_no_trace_is_found_by_reading_all(tmp_path: Path, source: Path) -> None:
+    """As a failing disk flips it: size and times are those of before."""
+    graph = runner(tmp_path, source)
+    ran(graph)
+    count = (tmp_path / "work/runs/test/words/count").resolve()
+    count.write_text("4")
+    graph.store.digests.remember("sha256", [(count, file_stamp(count), hashlib.sha256(b"3").hexdigest())])
+    assert all(status.done for status in graph.status())
+    graph.store.doubt()
+    assert why(graph)["words"] == ("missing", "its result is gone or damaged")
+    assert ran(graph) == ["words"]
+    assert (tmp_path / "work/runs/test/words/count").read_text() == "3"
+
+
+def test_no_flipped_byte_of_a_receipt_is_believed(tmp_path: Path, source: Path) -> None:
+    graph = runner(tmp_path, source)
+    key = {status.stage: receipt.key for status, receipt in graph.run("double", SilentProgress())}["words"]
+    path = tmp_path / "work/runs/test/words/receipt.json"
+    whole, receipt = path.read_bytes(), graph.store.receipt("words", key)
+    for place in range(len(whole)):
+        flipped = whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :]
+        path.write_bytes(flipped)
+        assert graph.store.receipt("words", key) in (None, receipt)
+
+
+@pytest.mark.parametrize("damage", ["no database", "cut short", "read-only"])
+def test_what_is_remembered_of_files_is_only_a_cache(tmp_path: Path, source: Path, damage: str) -> None:
+    graph = runner(tmp_path, source)
+    ran(graph)
+    graph.store.close()
+    database = tmp_path / "work/digests.sqlite"
+    match damage:
+        case "no database":
+            database.write_bytes(b"x" * 5000)
+        case "cut short":
+            database.write_bytes(database.read_bytes()[:5000])
+        case _:
+            database.chmod(0o400)
+    assert ran(runner(tmp_path, source)) == []
+    assert ran(runner(tmp_path, source, least=4)) == ["words", "double"]
 
 
 def test_a_failed_stage_leaves_no_result_but_keeps_its_progress(tmp_path: Path, source: Path) -> None:
@@ -254,7 +303,7 @@ class Fetch(Stage):
 def fetching(tmp_path: Path, built: set[str] | None = None) -> Runner:
     store = ArtifactStore(tmp_path / "work")
     stages = [Fetch(far=str(tmp_path / "far")), Double()]
-    return Runner("test", stages, store, FileDigests(store.root / "digests.sqlite"), built)
+    return Runner("test", stages, store, built)
 
 
 def test_an_unfinished_result_is_worked_on_by_every_run_until_it_is_finished(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.shards import ArrayStore
+from pipeline.shards import ArrayStore, damaged_shards
 
 FIELDS = {"patches": (4, 3), "pooled": (3,)}
 
@@ -93,6 +93,7 @@ def test_a_damaged_shard_is_set_aside(
             "no checksum": data.replace(b"crc32", b"nope!"),
         }[damage]
     )
+    assert damaged_shards(root) == [victim]
     with caplog.at_level(logging.WARNING):
         store = open_store(root)
     check_five_are_missing(store, everything, victim, caplog)
@@ -108,6 +109,7 @@ def test_a_flipped_bit_is_found_before_its_keys_count(
     place = next(bytes(data).find(first[i].tobytes()) for i in range(15) if first[i].tobytes() in data)
     data[place + 4] ^= 1
     victim.write_bytes(bytes(data))
+    assert damaged_shards(root) == [victim]
     store = open_store(root)
     assert len(store) == 15, "opening reads keys only"
     with caplog.at_level(logging.WARNING):

@@ -14,8 +14,9 @@ from torch.nn.functional import cross_entropy
 
 from reveal_core.balance.avl import Avl, AvlConfig, AvlState
 from reveal_core.batches import Batch, TrainingBatches
+from reveal_core.features import ItemFeatures
 from reveal_core.losses.sampled_softmax import SampledSoftmax
-from reveal_core.model import SequenceRecommender
+from reveal_core.model import ModelConfig, SequenceRecommender, build_model
 from reveal_core.sequences import Sequences
 from reveal_core.steps import (
     MEASURE_EVERY,
@@ -282,14 +283,33 @@ def test_content_has_its_own_learning_rate(multimodal: Build) -> None:
     owners = model.parameters_by_modality()
     assert len(rates) == len(list(model.parameters()))
     assert {rates[id(p)] for p in owners["id"] + owners["shared"]} == {0.01}
-    assert {rates[id(p)] for p in owners["text"] + owners["image"]} == {0.005}
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.2}
-    assert [group["owner"] for group in optimizer.param_groups] == ["id", "text", "image", "shared"]
+    assert {group["owner"] for group in optimizer.param_groups} == {"id", "text", "image", "shared"}
+    for modality in ("text", "image"):
+        projection = model.tower.parts[modality]
+        assert rates[id(projection.missing)] == 0.01
+        assert rates[id(projection.linear.weight)] == pytest.approx(0.005 / projection.linear.in_features**0.5)
+
+
+def test_a_step_moves_what_is_projected_alike_however_wide_it_is() -> None:
+    """Vectors of length 1 and a gradient of one sign: the step that moves their projection farthest."""
+    moved = []
+    for width in (16, 4096):
+        known = torch.tensor([False, True, True])
+        features = ItemFeatures(torch.zeros(3, 0), torch.ones(3, width) / width**0.5, torch.zeros(3).bool(), known)
+        model = build_model(ModelConfig(modalities=("image",), hidden_dim=8), features, seed=0)
+        optimizer = make_optimizer(model, lr=0.01, content_lr_scale=0.5, weight_decay=0.0)
+        before = model.tower(torch.tensor([1]))["image"].detach()
+        model.tower(torch.tensor([1]))["image"].sum().backward()
+        optimizer.step()
+        moved.append(before - model.tower(torch.tensor([1]))["image"].detach())
+    torch.testing.assert_close(moved[0], torch.full((1, 8), 0.005), rtol=1e-3, atol=0)
+    torch.testing.assert_close(moved[1], moved[0], rtol=1e-2, atol=0)
 
 
 def test_owners_without_parameters_have_no_group(multimodal: Build) -> None:
     optimizer = make_optimizer(multimodal(modalities=("image",)), 0.01, 0.5, 0.0)
-    assert [group["owner"] for group in optimizer.param_groups] == ["image", "shared"]
+    assert [group["owner"] for group in optimizer.param_groups] == ["image", "image", "shared"]
 
 
 def test_steps_have_seeds_of_their_own() -> None:

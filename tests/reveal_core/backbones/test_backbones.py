@@ -215,17 +215,21 @@ def test_it_learns_to_repeat_the_item_before_the_last(config: type[Any]) -> None
         times = 1_600_000_000_000 + torch.arange(4).expand(count, 4) * 86_400_000
         return Batch(item_seq=pair[:, [0, 1, 0, 1]], seq_len=torch.full((count,), 4), times=times, pos_items=pos_items)
 
-    optimizer = torch.optim.Adam(backbone.parameters(), lr=3e-3)
-    for _ in range(400):
-        loss = loss_of(backbone, known, drawn(64), generator)
+    def share_right() -> float:
+        test = drawn(200)
+        with torch.no_grad():
+            found = scores(backbone, queries(backbone, known, test), backbone.items(known).candidates[1:])
+        return float((found.argmax(dim=1) + 1 == test.pos_items[:, -1]).float().mean())
+
+    optimizer = torch.optim.Adam(backbone.parameters(), lr=5e-3)
+    for step in range(400):
+        loss = loss_of(backbone, known, drawn(32), generator)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
-    test = drawn(200)
-    with torch.no_grad():
-        found = scores(backbone, queries(backbone, known, test), backbone.items(known).candidates[1:])
-        answers = found.argmax(dim=1) + 1
-    assert (answers == test.pos_items[:, -1]).float().mean() > 0.9
+        if step % 20 == 19 and share_right() > 0.9:
+            return
+    pytest.fail(f"after 400 steps only {share_right():.2f} are right")
 
 
 @pytest.mark.parametrize("config", CONFIGS)

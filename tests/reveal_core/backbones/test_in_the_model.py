@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import typing
 from typing import Any
 
@@ -102,8 +103,9 @@ def test_the_rate_of_content_is_that_of_the_projections_alone(model: SequenceRec
     found = {id(one): (group["owner"], group["lr"]) for group in groups for one in group["params"]}
     assert sum(len(group["params"]) for group in groups) == len(found) == len(owners)
     for name, parameter in model.named_parameters():
-        projects = name.startswith(("tower.parts.text.", "tower.parts.image."))
-        assert found[id(parameter)] == (owners[id(parameter)], 0.1 if projects else 1.0), name
+        projects = name in ("tower.parts.text.linear.weight", "tower.parts.image.linear.weight")
+        rate = 0.1 / math.sqrt(parameter.shape[1]) if projects else 1.0
+        assert found[id(parameter)] == (owners[id(parameter)], rate), name
 
 
 def test_what_is_measured_of_a_modality_is_all_that_serves_it(model: SequenceRecommender) -> None:
