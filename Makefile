@@ -13,7 +13,7 @@ ARGS ?=
 # Where bench looks for real data and weights is up to REVEAL_DATA and REVEAL_WEIGHTS; without them it uses generated data.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train check test test-all bench pin clean
+.PHONY: help setup demo extract train check test test-all bench pin audit clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -66,6 +66,10 @@ pin: $(READY) ## Pin the newest versions that fit, with hashes
 	  --extra embedded --extra hf --extra dev pyproject.toml -o requirements/all.txt
 	@$(UV) pip compile --quiet --universal --python-version 3.10 --generate-hashes --upgrade --no-header \
 	  requirements/uv.in -o requirements/uv.txt
+
+audit: $(READY) ## Look the pins up among known vulnerabilities (needs a network)
+	@$(UV) tool run --quiet --from 'pip-audit>=2.9,<3' pip-audit --disable-pip --require-hashes --strict \
+	  -r requirements/all.txt -r requirements/uv.txt $(ARGS)
 
 clean: ## Remove what the targets made, except your artifacts and demo data
 	rm -rf $(VENV) dist bench.json .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info

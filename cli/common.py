@@ -19,15 +19,20 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def manifest_options(command: Command) -> Command:
     """--manifest, --set, --workdir and --json."""
+    workdir = click.option(
+        "--workdir",
+        type=click.Path(path_type=Path, file_okay=False),
+        default=Path("artifacts"),
+        show_default=True,
+        help="Where everything is written.",
+    )
+    return reading_options(workdir(command))
+
+
+def reading_options(command: Command) -> Command:
+    """--manifest, --set and --json."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."),
-        click.option(
-            "--workdir",
-            type=click.Path(path_type=Path, file_okay=False),
-            default=Path("artifacts"),
-            show_default=True,
-            help="Where everything is written.",
-        ),
         click.option(
             "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a manifest value; repeatable."
         ),

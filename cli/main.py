@@ -13,10 +13,12 @@ from reveal_core.errors import UserError
 
 #: One file per command: name -> (module, what `reveal --help` says of it).
 COMMANDS = {
+    "init": ("cli.init", "Look at a folder of files and write a manifest for it."),
     "run": ("cli.run", "Run every stage whose inputs changed."),
     "extract": ("cli.extract", "Run the stages up to the item features."),
     "train": ("cli.train", "Run the stages up to the metrics."),
     "evaluate": ("cli.evaluate", "Bring the metrics up to date and show them."),
+    "validate": ("cli.validate", "Check the data against a manifest without running anything."),
     "status": ("cli.status", "Say for each stage whether it is done, and if not, why."),
     "ablate": ("cli.ablate", "Compare variants of a manifest under the same seeds."),
     "tune": ("cli.tune", "Look for better settings, judged on validation."),

@@ -15,10 +15,13 @@ from rich.text import Text
 
 from cli.text import printable
 from pipeline.artifacts import Receipt
+from pipeline.checkup import Checkup
+from pipeline.findings import Finding
 from pipeline.runner import StageStatus
 
 #: The metrics worth a column on a terminal; metrics.json has them all.
 SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20", "mrr@10")
+LEVELS = {"error": "[red]error[/]", "warning": "[yellow]warning[/]", "note": "[dim]note[/]"}
 MARKS = {"done": "[green]done[/]", "stale": "[yellow]stale[/]", "missing": "[red]missing[/]"}
 
 
@@ -62,6 +65,47 @@ def print_status(console: Console, statuses: Sequence[tuple[StageStatus, str]]) 
         why = f"{status.why} ({counts})" if counts else status.why
         table.add_row(status.stage, MARKS[status.state], _literally(why))
     console.print(table)
+
+
+def print_checkup(console: Console, checkup: Checkup, manifest: Path) -> None:
+    """What is there, then what is odd about it, the worst first, and whether it can run."""
+    _print_facts(console, checkup.facts)
+    if checkup.findings:
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
+        for column in ("", "count", "what", "what to do"):
+            table.add_column(column, justify="right" if column == "count" else "left", overflow="fold")
+        for finding in sorted(checkup.findings, key=lambda finding: list(LEVELS).index(finding.level)):
+            examples = f": {', '.join(finding.examples)}" if finding.examples else ""
+            what = _literally(finding.what + examples)
+            table.add_row(LEVELS[finding.level], _share(finding), what, _literally(finding.mend))
+        console.print(table)
+    errors = sum(finding.level == "error" for finding in checkup.findings)
+    verdict = f"cannot run: {errors} to mend first" if errors else f"can run: reveal run --manifest {manifest}"
+    console.print(verdict, style="red" if errors else "green", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_facts(console: Console, facts: Mapping[str, Any]) -> None:
+    ingest = facts.get("ingest")
+    lines = []
+    if ingest is not None:
+        dropped = ", ".join(f"{n:,} {why.replace('_', ' ')}" for why, n in ingest["dropped"].items() if n)
+        lines.append(f"{ingest['rows_read']:,} interactions read" + (f", dropped: {dropped}" if dropped else ""))
+        lines.append(f"{ingest['rows_kept']:,} kept, of {ingest['users']:,} users with {ingest['items']:,} items")
+    if (images := facts.get("images")) is not None:
+        share = images["items_with_image"] / max(1, images["items"])
+        lines.append(f"{images['items_with_image']:,} of {images['items']:,} items have an image ({share:.1%})")
+    if (split := facts.get("split")) is not None:
+        lines.append(
+            f"{split['train_interactions']:,} interactions to learn from, {split['test_targets']:,} users to ask"
+        )
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _share(finding: Finding) -> str:
+    if finding.count is None:
+        return ""
+    return f"{finding.count:,}" if finding.of is None else f"{finding.count:,} of {finding.of:,}"
 
 
 def print_metrics(console: Console, metrics: Mapping[str, Any]) -> None:

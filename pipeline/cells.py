@@ -31,6 +31,7 @@ BLOCK = 16 << 20
 _EXAMPLES = 3
 _JSON_BATCH = 100_000
 _BOM = b"\xef\xbb\xbf"
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _MEND = "mend the file, or raise data.adapter.max_malformed"
 
 
@@ -45,6 +46,8 @@ class Malformed:
     examples: list[tuple[int, str]] = field(default_factory=list)
     mend: str = _MEND
     """What to do when they are too many."""
+    told: str = ""
+    """The warning about them, once they are settled."""
 
     def add(self, line: int, reason: str, what: str, count: int = 1) -> None:
         """``count`` lines from ``line`` on; ``what`` tells of this one what ``reason`` tells of all like it."""
@@ -77,7 +80,8 @@ class Malformed:
             raise UserError(told, where=f"{self.path}:{line}", mend=self.mend)
         told = "; ".join(f"line {line}: {what}" for line, what in self.examples)
         more = "; ..." if self.count > len(self.examples) else ""
-        return [f"{self.path.name}: {self.count} malformed of {total} lines dropped ({told}{more})"]
+        self.told = f"{self.path.name}: {self.count} malformed of {total} lines dropped ({told}{more})"
+        return [self.told]
 
 
 @dataclass(frozen=True)
@@ -154,33 +158,58 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         raise UserError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
 
 
-def line_blocks(path: Path) -> Iterator[tuple[int, bytes]]:
+def line_blocks(path: Path, *, quoted: bool = False) -> Iterator[tuple[int, bytes]]:
     """The file in blocks of whole lines, each with the number of its first line, from 1.
+
+    Args:
+        quoted: whether values in quotes may run over lines: a block then ends where none is open, if there is such a
+            place.
 
     Raises:
         UserError: when a line is longer than a block.
     """
     with opened(path) as file:
-        number, rest = 1, file.read(len(_BOM)).removeprefix(_BOM)
+        number, rest = 1, without_bom(path, file.read(len(_BOM)))
         while chunk := file.read(BLOCK):
-            cut = chunk.rfind(b"\n") + 1
+            rest += chunk
+            end = rest.rfind(b"\n") + 1
+            cut = (quotes_closed(rest, end) or (end if len(rest) > BLOCK else 0)) if quoted else end
             if cut:
-                block, rest = rest + chunk[:cut], chunk[cut:]
-                yield number, block
-                number += block.count(b"\n")
-            else:
-                rest += chunk
-            if len(rest) > BLOCK:
+                yield number, rest[:cut]
+                number += rest.count(b"\n", 0, cut)
+                rest = rest[cut:]
+            if len(rest) > BLOCK and b"\n" not in rest:
                 raise UserError(f"is longer than {BLOCK >> 20} MB", where=f"{path}:{number}", mend="mend the file")
         if rest:
             yield number, rest
 
 
+def without_bom(path: Path, start: bytes) -> bytes:
+    """The beginning of a file without the mark that says it is UTF-8.
+
+    Raises:
+        UserError: when its mark says that it is UTF-16.
+    """
+    if start.startswith(_UTF_16):
+        raise UserError("is UTF-16", where=str(path), mend="save it as UTF-8")
+    return start.removeprefix(_BOM)
+
+
+def quotes_closed(content: bytes, end: int) -> int:
+    """The end of the last line before ``end`` after which no quote is open; 0 if there is none."""
+    is_open = content.count(b'"', 0, end) % 2
+    while is_open and end:
+        before = content.rfind(b"\n", 0, end - 1) + 1
+        is_open ^= content.count(b'"', before, end) % 2
+        end = before
+    return end
+
+
 def text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines that are not blank with their numbers from 1, streamed; bytes that are not UTF-8 are replaced."""
+    """The lines that are not blank with their numbers from 1, streamed."""
     for first, block in line_blocks(path):
         for number, line in enumerate(block.split(b"\n"), start=first):
-            if text := line.decode("utf-8", "replace").strip():
+            if text := decoded(line).strip():
                 yield number, text
 
 
@@ -196,6 +225,8 @@ def require(path: Path, present: Sequence[str], wanted: Sequence[str]) -> None:
             near = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0)
             mend = f"the nearest is {lower[near[0]]!r}" if near else "it has none"
             raise UserError(f"no column {name!r}", where=str(path), mend=mend)
+        if present.count(name) > 1:
+            raise UserError(f"has more than one column {name!r}", where=str(path), mend="give each its own name")
 
 
 def read_split(path: Path, separator: str, num_fields: int, names: Mapping[int, str]) -> Cells:
@@ -210,7 +241,7 @@ def read_split(path: Path, separator: str, num_fields: int, names: Mapping[int, 
     kept = [pl.col("cut").struct.field(f"field_{i}").str.strip_chars().alias(name) for i, name in names.items()]
 
     def cells(first: int, block: bytes) -> pl.DataFrame:
-        lines = pl.Series("text", [_decoded(block)]).str.split("\n").explode().str.strip_chars_end("\r")
+        lines = pl.Series("text", [decoded(block)]).str.split("\n").explode().str.strip_chars_end("\r")
         frame = lines.to_frame().with_row_index(LINE, offset=first).filter(pl.col("text").str.strip_chars() != "")
         for line, found in frame.filter(fields != num_fields).select(LINE, fields).iter_rows():
             what = f"{num_fields} fields separated by {separator!r} expected"
@@ -231,7 +262,7 @@ def read_sequences(path: Path) -> Cells:
     words = pl.col("text").str.extract_all(r"\S+")
 
     def cells(first: int, block: bytes) -> pl.DataFrame:
-        lines = pl.Series("text", [_decoded(block)]).str.split("\n").explode().to_frame()
+        lines = pl.Series("text", [decoded(block)]).str.split("\n").explode().to_frame()
         frame = lines.with_row_index(LINE, offset=first).select(pl.col(LINE).cast(pl.Int64), words.alias("words"))
         for (line,) in frame.filter(pl.col("words").list.len() == 1).select(LINE).iter_rows():
             malformed.add(line, "no items", "a user and their items expected, found one word")
@@ -248,11 +279,12 @@ def read_sequences(path: Path) -> Cells:
     return Cells(blocks(), malformed)
 
 
-def _decoded(block: bytes) -> str:
+def decoded(text: bytes) -> str:
+    """In UTF-8 or, if it is not that, Latin-1, in which different bytes stay different."""
     try:
-        return block.decode("utf-8")
+        return text.decode("utf-8")
     except UnicodeDecodeError:
-        return block.decode("latin-1")
+        return text.decode("latin-1")
 
 
 def read_json_lines(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +12,23 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pipeline.cells import BLOCK, LINE, Cells, Malformed, line_blocks, opened, require
+from pipeline.cells import BLOCK, LINE, Cells, Malformed, decoded, line_blocks, opened, require, without_bom
 from reveal_core.errors import UserError
 
 
 def read_header(path: Path, separator: str) -> list[str]:
-    """The column names in the first line."""
+    """The column names in the first line.
+
+    Raises:
+        UserError: when it cannot be cut into columns.
+    """
     with opened(path) as file:
-        line = file.readline(BLOCK).decode("utf-8", "replace").strip("\ufeff\r\n")
-    return [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+        line = decoded(without_bom(path, file.readline(BLOCK))).strip("\r\n")
+    try:
+        return [name.strip() for name in next(csv.reader([line], delimiter=separator), [])]
+    except csv.Error:
+        mend = "save it with a line for each row, which ends in LF or CRLF"
+        raise UserError("the first line cannot be cut into columns", where=str(path), mend=mend) from None
 
 
 def read_delimited(
@@ -34,9 +42,8 @@ def read_delimited(
     """The wanted columns of a table.
 
     Args:
-        multiline: whether a quoted value may run over several lines; the whole file is then one block. Where it may
-            not, or where the quotes do not match up, a stray quote must not swallow the lines after it, so each line
-            of its block is then read by itself.
+        multiline: whether a quoted value may run over several lines. Where it may not, or where the quotes do not match
+            up, a stray quote must not swallow the lines after it, so each line of its block is then read by itself.
         header: the names of the columns when the file does not begin with them.
     """
     names = read_header(path, separator) if header is None else header
@@ -47,17 +54,20 @@ def read_delimited(
     def cells(first: int, block: bytes) -> pl.DataFrame:
         quotes = b'"' in block
         rows = cut.rows(block, quoted=quotes)
-        by_line = quotes and (rows is None or (not multiline and bool(rows.breaks().any())))
+        over_lines = rows is not None and rows.height < _num_lines(block)
+        by_line = quotes and (rows is None or (over_lines and not multiline))
         if by_line:
             rows = cut.rows(block, quoted=False)
+        elif over_lines:
+            rows = cut.of_all_columns().rows(block, quoted=True)  # breaks in any of them count
         if rows is None:
             raise UserError(f"is not a table separated by {separator!r}", where=str(path))
         frame = rows.cells(first, malformed, f"{len(names)} fields separated by {separator!r}")
-        return _unquoted(frame, malformed) if by_line else frame
+        return (_unquoted(frame, malformed) if by_line else frame).select(LINE, *cut.columns)
 
     def blocks() -> Iterator[pl.DataFrame]:
         yield cut.empty()
-        for first, block in _whole(path) if multiline else line_blocks(path):
+        for first, block in line_blocks(path, quoted=multiline):
             if first == 1 and header is None:
                 block = block.partition(b"\n")[2]
                 first = 2
@@ -67,8 +77,8 @@ def read_delimited(
     return Cells(_without_blank_end(blocks()), malformed)
 
 
-def _whole(path: Path) -> Iterator[tuple[int, bytes]]:
-    yield 1, b"".join(block for _, block in line_blocks(path))
+def _num_lines(block: bytes) -> int:
+    return block.count(b"\n") + (not block.endswith(b"\n"))
 
 
 def _without_blank_end(blocks: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
@@ -92,6 +102,10 @@ class _Cut:
     """Columns in the file."""
     columns: dict[str, int]
     """The wanted ones and their places."""
+
+    def of_all_columns(self) -> _Cut:
+        others = set(range(self.width)) - set(self.columns.values())
+        return replace(self, columns={**self.columns, **{f"#{place}": place for place in sorted(others)}})
 
     def empty(self) -> pl.DataFrame:
         return pl.DataFrame(schema={LINE: pl.Int64(), **dict.fromkeys(self.columns, pl.String())})
@@ -127,7 +141,7 @@ class _Cut:
             )
         except pa.ArrowInvalid:
             return None
-        columns = [_decoded(pl.Series(name, table[names[place]])) for name, place in self.columns.items()]
+        columns = [_texts(pl.Series(name, table[names[place]])) for name, place in self.columns.items()]
         return _Rows(pl.DataFrame(columns), skipped, quoted)
 
 
@@ -140,9 +154,13 @@ class _Rows:
     """Row number from 1, number of fields and of line breaks of each row of the wrong length."""
     quoted: bool
 
+    @property
+    def height(self) -> int:
+        return self.frame.height + len(self.skipped)
+
     def breaks(self) -> npt.NDArray[np.int64]:
         """Line breaks inside the values of each row of the block."""
-        counts_B = np.zeros(self.frame.height + len(self.skipped), dtype=np.int64)
+        counts_B = np.zeros(self.height, dtype=np.int64)
         if self.quoted:
             in_frame = self.frame.select(pl.sum_horizontal(pl.all().str.count_matches("\n", literal=True)))
             counts_B[self.kept()] = in_frame.to_series().to_numpy()
@@ -153,7 +171,7 @@ class _Rows:
     def kept(self) -> npt.NDArray[np.int64]:
         """Places in the block of the rows in ``frame``, from 0."""
         numbers = np.array([number for number, _, _ in self.skipped], dtype=np.int64)
-        return np.delete(np.arange(self.frame.height + len(self.skipped)), numbers - 1)
+        return np.delete(np.arange(self.height), numbers - 1)
 
     def cells(self, first: int, malformed: Malformed, expected: str) -> pl.DataFrame:
         """With the line on which each row starts; ``first`` is that of the block."""
@@ -166,11 +184,11 @@ class _Rows:
         return self.frame.insert_column(0, pl.Series(LINE, lines_B[self.kept()]))
 
 
-def _decoded(values: pl.Series) -> pl.Series:
+def _texts(values: pl.Series) -> pl.Series:
     try:
         text: pl.Series = values.cast(pl.String)
     except pl.exceptions.ComputeError:
-        text = values.map_elements(lambda value: value.decode("utf-8", "replace"), pl.String)
+        text = values.map_elements(lambda value: decoded(value), pl.String)
     return text.str.strip_chars()
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from reveal_core.errors import UserError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    import polars as pl
 
 
 _log = logging.getLogger("reveal")
@@ -52,6 +53,17 @@ def write_array(path: Path, values: npt.NDArray[Any]) -> None:
 
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.save(file, values, allow_pickle=False)
+
+
+def write_blocks(path: Path, blocks: Iterable[pl.DataFrame], schema: Mapping[str, pl.DataType]) -> None:
+    """Write a Parquet file block by block, atomically: no more than one of them is in memory."""
+    import polars as pl
+    import pyarrow.parquet as pq
+
+    arrow = pl.DataFrame(schema=dict(schema)).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, arrow, compression="zstd") as writer:
+        for block in blocks:
+            writer.write_table(block.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(arrow))
 
 
 def read_json(path: Path) -> Any:

@@ -17,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipeline.adapters import AdapterConfig
+from pipeline.ready_features import Features
 from pipeline.sources import ImageSourceConfig
 from pipeline.sources.base import Use
 from pipeline.sources.folder import Folder
@@ -105,7 +106,7 @@ class Manifest(BaseModel):
     """Names the run in the work folder."""
     seed: int = Field(default=0, ge=0, lt=2**32)
     data: DataConfig
-    encoder: EncoderConfig = Embedded()
+    encoder: EncoderConfig | Features = Embedded()
     split: SplitConfig = LeaveLastOut()
     extraction: ExtractionConfig = ExtractionConfig()
     tuning: TuningConfig = TuningConfig()

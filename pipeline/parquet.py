@@ -6,6 +6,7 @@ import io
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
@@ -22,14 +23,14 @@ def read_parquet(path: Path, wanted: Sequence[str]) -> Cells:
     columns = list(dict.fromkeys(wanted))
     with opened(path) as stream:
         content = io.BytesIO(stream.read()) if path.suffix == ".gz" else path
-    with _explained(path):
+    with explained(path):
         file = pq.ParquetFile(content)
     require(path, file.schema_arrow.names, columns)
 
     def blocks() -> Iterator[pl.DataFrame]:
         yield pl.DataFrame(schema={LINE: pl.Int64(), **dict.fromkeys(columns, pl.String())})
         first = 1
-        with _explained(path):
+        with explained(path):
             for batch in file.iter_batches(_BATCH, columns=columns):
                 frame = pl.DataFrame(batch)
                 texts = [_text(name, frame.schema[name]).fill_null("").str.strip_chars() for name in columns]
@@ -39,8 +40,24 @@ def read_parquet(path: Path, wanted: Sequence[str]) -> Cells:
     return Cells(blocks(), Malformed(path))
 
 
+def read_columns(path: Path) -> list[str]:
+    """The names of the columns that can be read as texts: not those of vectors or of objects."""
+    import pyarrow.parquet as pq
+    from pyarrow import types
+
+    with opened(path) as stream, explained(path):
+        schema = pq.read_schema(io.BytesIO(stream.read()) if path.suffix == ".gz" else path)
+
+    def is_text(kind: Any) -> bool:
+        if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
+            return bool(types.is_string(kind.value_type) or types.is_large_string(kind.value_type))
+        return not (types.is_nested(kind) or types.is_binary(kind))
+
+    return [field.name for field in schema if is_text(field.type)]
+
+
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
     """What Arrow cannot read is the user's to mend."""
     import pyarrow as pa
 

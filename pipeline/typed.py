@@ -62,12 +62,17 @@ def _number(text: pl.Series) -> pl.Series:
     return finite
 
 
-def milliseconds(text: pl.Series, unit: Unit) -> pl.Series:
+def milliseconds(text: pl.Series, unit: Unit, time_format: str | None = None) -> pl.Series:
     """Times since 1970 UTC in ms from numbers in ``unit`` or ISO 8601 dates and datetimes (UTC if they do not say).
+
+    With ``time_format``, as ``strptime`` has it, from times of that form only.
 
     >>> milliseconds(pl.Series(["1.5", "1970-01-02", "1970-01-01T01:00:00+01:00", "soon"]), "s").to_list()
     [1500, 86400000, 0, None]
     """
+    if time_format is not None:
+        parsed = pl.col("text").str.to_datetime(time_format, strict=False, ambiguous="earliest").dt.epoch("ms")
+        return text.to_frame("text").select(parsed).to_series()
     scaled = (pl.col("number") * (1000 if unit == "s" else 1)).round(0).cast(pl.Int64, strict=False)
     number = _number(text).to_frame("number").select(scaled).to_series()
     for parse in (_day_milliseconds, _iso_milliseconds):
@@ -96,14 +101,14 @@ def _iso_milliseconds(text: pl.Series) -> pl.Series:
     return text.str.extract_groups(_ISO).struct.rename_fields(names).struct.unnest().select(value).to_series()
 
 
-def parse_log(cells: Cells, tolerated: float, unit: Unit = "s") -> Parsed:
+def parse_log(cells: Cells, tolerated: float, unit: Unit = "s", time_format: str | None = None) -> Parsed:
     """Typed interactions from cells user_id, item_id and, where there are such, rating and timestamp or position.
 
     Raises:
         UserError: when there is no usable line, or too many are malformed.
     """
     malformed = cells.malformed
-    log = _stacked([_typed_log(block, malformed, unit) for block in cells.blocks])
+    log = _stacked([_typed_log(block, malformed, unit, time_format) for block in cells.blocks])
     if log.is_empty() and malformed.count == 0:
         raise UserError("holds no interactions", where=str(malformed.path))
     return Parsed(log, (malformed,), malformed.settle(log.height, tolerated))
@@ -118,22 +123,24 @@ def _stacked(frames: list[pl.DataFrame]) -> pl.DataFrame:
     return pl.DataFrame(columns)
 
 
-def _typed_log(block: pl.DataFrame, malformed: Malformed, unit: Unit) -> pl.DataFrame:
+def _typed_log(block: pl.DataFrame, malformed: Malformed, unit: Unit, time_format: str | None) -> pl.DataFrame:
     values = {USER_ID: block[USER_ID], ITEM_ID: block[ITEM_ID]}
-    faults = {name: (values[name] == "", "an id") for name in values}
+    faults = [(name, values[name] == "", "an id") for name in values]
     if RATING in block.columns:
         values[RATING] = _number(block[RATING])
-        faults[RATING] = (values[RATING].is_null() & (block[RATING] != ""), "a number")
+        faults.append((RATING, values[RATING].is_null() & (block[RATING] != ""), "a number"))
     if TIMESTAMP in block.columns:
-        values[TIMESTAMP] = times = milliseconds(block[TIMESTAMP], unit)
-        faults[TIMESTAMP] = (~(times < _YEAR_10000).fill_null(False), "a time before the year 10000")
+        values[TIMESTAMP] = times = milliseconds(block[TIMESTAMP], unit, time_format)
+        form = "a number or an ISO 8601 time" if time_format is None else f"of the form {time_format}"
+        faults.append((TIMESTAMP, times.is_null(), form))
+        faults.append((TIMESTAMP, (times >= _YEAR_10000).fill_null(False), "a time before the year 10000"))
         if unit == "s" and times.is_between(_YEAR_10000, _YEAR_10000 * 1000).any():
             malformed.mend = "if these times are in milliseconds, set the adapter's unit: ms"
     if POSITION in block.columns:
         values[POSITION] = _number(block[POSITION])
-        faults[POSITION] = (values[POSITION].is_null(), "a number")
+        faults.append((POSITION, values[POSITION].is_null(), "a number"))
     good = pl.repeat(True, block.height, eager=True)
-    for name, (fault, expected) in faults.items():
+    for name, fault, expected in faults:
         malformed.add_rows(block.filter(fault & good), name, expected)
         good &= ~fault
     log = pl.DataFrame([values[name].alias(name) for name in values]).filter(good)

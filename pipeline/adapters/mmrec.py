@@ -7,8 +7,8 @@ itemID) lists them, so the features are read with::
 
     encoder:
       kind: features
-      image: {file: image_feat.npy, ids: i_id_mapping.csv, column: itemID}
-      text: {file: text_feat.npy, ids: i_id_mapping.csv, column: itemID}
+      image: {file: image_feat.npy, ids: i_id_mapping.csv, item: itemID}
+      text: {file: text_feat.npy, ids: i_id_mapping.csv, item: itemID}
 
 ``meta-<name>.csv``, where there is one, says more of the items: itemID, title, brand, categories, description, imUrl.
 """

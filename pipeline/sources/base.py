@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from pipeline.files import FileDigests
@@ -20,6 +22,9 @@ from reveal_core.errors import UserError
 from reveal_core.images import FilePart, ImageCheck, ImageLimits
 
 Use = Literal["first", "all", "best"]
+
+#: How names of image files usually end; what a file is, its bytes tell.
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm")
 
 
 class Candidate(NamedTuple):
@@ -99,6 +104,14 @@ class ImageSource(Config, ABC):
 
         Raises:
             UserError: when what is there is of the wrong kind.
+        """
+
+    @abstractmethod
+    def listed(self, items: pl.DataFrame, folder: Path | None) -> npt.NDArray[np.bool_]:
+        """Which of the items have an image as far as names tell: none is opened, asked for or remembered.
+
+        Raises:
+            UserError: as ``external`` and ``find`` do.
         """
 
     @abstractmethod

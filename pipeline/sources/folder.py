@@ -9,6 +9,10 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
 from pipeline.files import FileDigests
 from pipeline.patterns import Names, image_path, is_text, names_of
 from pipeline.sources.base import ByPattern, Candidate, Found, Wanted, digest_listing, inside_root
@@ -41,8 +45,7 @@ class Folder(ByPattern):
 
     def find(self, wanted: Wanted, folder: Path | None, work: Workspace) -> Found:
         assert folder is not None
-        stars = any("*" in pattern for pattern in self.patterns)
-        names = Names(filter(is_text, (name for name, _ in listing(folder, self.follow_links))) if stars else ())
+        stars, names = self._stars, self._names(folder)
         alone = len(self.patterns) == 1 and not stars
         inside = _Inside(folder)
         candidates = []
@@ -55,6 +58,25 @@ class Folder(ByPattern):
             if not found:
                 candidates.append(self._not_found(item, item_id))
         return Found(candidates, _shared(candidates) if stars else ())
+
+    def listed(self, items: pl.DataFrame, folder: Path | None) -> npt.NDArray[np.bool_]:
+        assert folder is not None
+        names = self._names(_checked(folder))
+
+        def exists(name: str) -> bool:
+            return os.path.isfile(os.path.join(folder, name))  # noqa: PTH113, PTH118 - a million times
+
+        return np.array(
+            [bool(names_of(self.patterns, item_id, exists, names)) for item_id in items[ITEM_ID]], dtype=bool
+        )
+
+    @property
+    def _stars(self) -> bool:
+        return any("*" in pattern for pattern in self.patterns)
+
+    def _names(self, folder: Path) -> Names:
+        """Those that patterns with ``*`` are looked up in."""
+        return Names(filter(is_text, (name for name, _ in listing(folder, self.follow_links))) if self._stars else ())
 
     def settle(self, looked: Sequence[tuple[Candidate, ImageCheck]], folder: Path | None, work: Workspace) -> list[str]:
         if all(check.status == "missing" for _, check in looked):
@@ -92,6 +114,12 @@ class _Inside:
         return real == self._root or real.startswith(self._root.rstrip("/") + "/")
 
 
+def _checked(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise UserError("no such folder", where=f"data.images.folder: {folder}", mend="check the path")
+    return folder
+
+
 def listing(folder: Path, follow_links: bool) -> Iterator[tuple[str, os.stat_result | None]]:
     """Every file below the folder by its relative name, in order; without a stat if it is not to be followed.
 
@@ -100,8 +128,7 @@ def listing(folder: Path, follow_links: bool) -> Iterator[tuple[str, os.stat_res
     Raises:
         UserError: when there is no such folder, or it cannot be read.
     """
-    if not folder.is_dir():
-        raise UserError("no such folder", where=f"data.images.folder: {folder}", mend="check the path")
+    _checked(folder)
     try:
         yield from _below(folder, "", set(), None if follow_links else _Inside(folder))
     except OSError as error:

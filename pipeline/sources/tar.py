@@ -5,10 +5,14 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Literal
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
 
 from pipeline.files import FileDigests, file_stamp
 from pipeline.patterns import Names, is_text, leaves_folder, names_of
@@ -57,16 +61,25 @@ class Tar(ByPattern):
         for shard, index in indices.items():
             for name in index.members:
                 shards_by_name.setdefault(name, []).append(shard)
-        names = Names(shards_by_name)
         candidates = []
-        for item, item_id in enumerate(wanted.items[ITEM_ID]):
+        for item, found_names in enumerate(self._of_items(wanted.items, shards_by_name)):
             found = [
                 Candidate(item, shard, *indices[shard].members[name], origin=name)
-                for name in names_of(self.patterns, item_id, shards_by_name.__contains__, names)
+                for name in found_names
                 for shard in shards_by_name[name]
             ]
             candidates += found[: 1 if wanted.first_only else None]
         return Found(candidates, [line for shard, index in indices.items() for line in index.warnings(shard)])
+
+    def listed(self, items: pl.DataFrame, folder: Path | None) -> npt.NDArray[np.bool_]:
+        assert folder is not None
+        known = {name for path in self._paths(folder) for name in read_index(path).members}
+        return np.array([bool(found) for found in self._of_items(items, known)], dtype=bool)
+
+    def _of_items(self, items: pl.DataFrame, known: Collection[str]) -> Iterator[list[str]]:
+        """The members of each item."""
+        names = Names(known)
+        return (names_of(self.patterns, item_id, known.__contains__, names) for item_id in items[ITEM_ID])
 
     def settle(self, looked: Sequence[tuple[Candidate, ImageCheck]], folder: Path | None, work: Workspace) -> list[str]:
         if not looked:

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from pipeline.download.ledger import Ledger, Outcome
@@ -56,6 +58,9 @@ class Urls(ImageSource, DownloadSettings):
             with work.progress.track("download", len(due)) as advance:
                 asyncio.run(self._fetch(due, ledger, max_bytes, advance))
             return Found([_candidate(item, url, ledger) for item, urls in enumerate(urls_by_item) for url in urls])
+
+    def listed(self, items: pl.DataFrame, folder: Path | None) -> npt.NDArray[np.bool_]:
+        return (items[IMAGE_URLS].list.len().fill_null(0) > 0).to_numpy()
 
     def settle(self, looked: Sequence[tuple[Candidate, ImageCheck]], folder: Path | None, work: Workspace) -> list[str]:
         with closing(self._ledger(work.cache_dir)) as ledger:

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pipeline.manifest import Manifest
+from pipeline.ready_features import Features
 from pipeline.sources import ImageSourceConfig
 from pipeline.sources.folder import Folder
 from pipeline.stage import Stage
@@ -11,12 +12,14 @@ from pipeline.stages.encode import Encode
 from pipeline.stages.evaluate import Evaluate
 from pipeline.stages.images import Images
 from pipeline.stages.ingest import Ingest
+from pipeline.stages.ready import Ready
 from pipeline.stages.split import Split
 from pipeline.stages.train import Train
 from pipeline.stages.tune import Tune
 from reveal_core.balance.avl import AvlConfig
 from reveal_core.balance.crtr import CrtrConfig
 from reveal_core.balance.wpcl import WpclConfig
+from reveal_core.encoders import EncoderConfig
 from reveal_core.errors import UserError
 from reveal_core.extraction.config import ExtractionConfig
 from reveal_core.tuning.config import BalanceConfig, TuningConfig
@@ -35,16 +38,6 @@ def plan(manifest: Manifest) -> list[Stage]:
     base = None if source is None else source.base_folder(Path(data.root))
     folder = None if base is None else str(base)
     cut_at = tuning.image_blocks if tuning.tunes and "image" in manifest.model.modalities else 0
-    tune = Tune(
-        seed=manifest.seed,
-        tuning=tuning,
-        balance=_balance(manifest),
-        modalities=manifest.model.content,
-        encoder=manifest.encoder,
-        folder=folder,
-        workers=workers,
-        device=manifest.train.device,
-    )
     return [
         Ingest(adapter=data.adapter, cleaning=data.cleaning, root=data.root),
         Images(
@@ -54,27 +47,56 @@ def plan(manifest: Manifest) -> list[Stage]:
             folder=folder,
             workers=workers,
         ),
-        Encode(
-            encoder=manifest.encoder,
-            tail_blocks=extraction.tail_blocks if extraction.learns else cut_at,
-            folder=folder,
-            workers=workers,
-        ),
+        _encode(manifest, extraction.tail_blocks if extraction.learns else cut_at, folder),
         Split(split=manifest.split),
-        *([tune] if tuning.tunes else []),
+        *([_tune(manifest, tuning, folder)] if tuning.tunes else []),
         Train(
             seed=manifest.seed,
             model=manifest.model,
             train=manifest.train,
             avl=manifest.avl if manifest.avl.enabled and "image" in manifest.model.modalities else AvlConfig(),
             extraction=extraction,
-            encoder=manifest.encoder if extraction.learns else None,
+            encoder=_tower(manifest) if extraction.learns else None,
             features="tune" if tuning.tunes else "encode",
             folder=folder,
             workers=workers,
         ),
-        Evaluate(evaluate=manifest.evaluate, model=manifest.model, tuning=tuning, device=manifest.train.device),
+        Evaluate(
+            evaluate=manifest.evaluate,
+            model=manifest.model,
+            tuning=tuning,
+            ready_features=isinstance(manifest.encoder, Features),
+            device=manifest.train.device,
+        ),
     ]
+
+
+def _encode(manifest: Manifest, tail_blocks: int | None, folder: str | None) -> Stage:
+    if isinstance(manifest.encoder, Features):
+        return Ready(features=manifest.encoder, root=manifest.data.root)
+    workers = manifest.executor.num_workers
+    return Encode(encoder=manifest.encoder, tail_blocks=tail_blocks, folder=folder, workers=workers)
+
+
+def _tune(manifest: Manifest, tuning: TuningConfig, folder: str | None) -> Tune:
+    return Tune(
+        seed=manifest.seed,
+        tuning=tuning,
+        balance=_balance(manifest),
+        modalities=manifest.model.content,
+        encoder=_tower(manifest),
+        folder=folder,
+        workers=manifest.executor.num_workers,
+        device=manifest.train.device,
+    )
+
+
+def _tower(manifest: Manifest) -> EncoderConfig:
+    """What learned extraction and tuning look into."""
+    if isinstance(manifest.encoder, Features):
+        mend = "use an encoder, or extraction.mode: static and tuning.mode: none"
+        raise UserError("ready-made features have no tower to look into", where="encoder.kind", mend=mend)
+    return manifest.encoder
 
 
 def _extraction(manifest: Manifest) -> ExtractionConfig:
@@ -123,10 +145,18 @@ def _image_source(manifest: Manifest) -> ImageSourceConfig | None:
     images, adapter = manifest.data.images, manifest.data.adapter
     if images.source is not None:
         return images.source
+    if isinstance(manifest.encoder, Features) and images.folder is None:
+        return None
     folder = images.folder if images.folder is not None else adapter.images_root
     if folder is None:
         if "image" in manifest.model.modalities:
             mend = "name the folder, or leave image out of model.modalities"
             raise UserError("the model wants images", where="data.images.folder", mend=mend)
         return None
+    if (
+        images.folder is None
+        and "image" not in manifest.model.modalities
+        and not (Path(manifest.data.root) / folder).is_dir()
+    ):
+        return None  # a format may come without its images, where none are wanted
     return Folder(folder=folder, pattern=images.pattern or adapter.image_pattern)

@@ -48,12 +48,14 @@ class Evaluate(Stage):
     evaluate: EvaluateConfig = EvaluateConfig()
     model: ModelConfig = ModelConfig()
     tuning: TuningConfig = TuningConfig()
+    ready_features: bool = False
+    """Whether vectors stand for the images: an item then has an image if it has such a vector."""
     device: str = runtime("auto")
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N``."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
-        content = (self._features,) if self.model.uses_content else ()
+        content = (self._features,) if self.model.uses_content or self.ready_features else ()
         return ("ingest", "images", *content, "split", "train")
 
     @property
@@ -77,7 +79,7 @@ class Evaluate(Stage):
         result = evaluate_model(
             model.to(device),
             cases,
-            _items(tables["train"], pl.read_parquet(inputs["images"] / "images.parquet")),
+            _items(tables["train"], self._has_image(inputs)),
             self.evaluate,
             split_rule=read_json(inputs["split"] / "split.json")["rule"],
             max_seq_len=self.model.max_seq_len,
@@ -90,6 +92,14 @@ class Evaluate(Stage):
         _write(work.out_dir, result, cases, users, catalogue, direct)
         return {"test_users": len(cases["test"]), "summary": _summary(result, self.evaluate.ks)}
 
+    def _has_image(self, inputs: Mapping[str, Path]) -> pl.Series:
+        """By item_index."""
+        if self.ready_features:
+            vectors = pl.scan_parquet(inputs["encode"] / "item_features.parquet")
+            return vectors.select(pl.col("image_vector").is_not_null()).collect().to_series()
+        images = pl.read_parquet(inputs["images"] / "images.parquet", columns=[ITEM_INDEX, "used"])
+        return images.group_by(ITEM_INDEX, maintain_order=True).agg(pl.col("used").any())["used"]
+
     def _direct(self, tuned: Path, cases: dict[Part, Cases], device: torch.device) -> Judged:
         scorer = load_direct(tuned, self.tuning, self.model.content, device)
         return judge_direct(scorer, cases, self.evaluate, max_seq_len=self.tuning.max_seq_len, device=device)
@@ -101,11 +111,9 @@ def _shown(trained: Path, features: pl.DataFrame | None, num_items: int) -> Item
     return encoded.with_images(torch.from_numpy(np.load(learned, allow_pickle=False))) if learned.exists() else encoded
 
 
-def _items(train: pl.DataFrame, images: pl.DataFrame) -> Items:
-    used = images.group_by(ITEM_INDEX, maintain_order=True).agg(pl.col("used").any())["used"]
-    counts = np.bincount(train[ITEM_INDEX].to_numpy(), minlength=len(used) + 1)
-    has_image = np.concatenate([[False], used.to_numpy()])
-    return Items(counts.astype(np.int64), has_image)
+def _items(train: pl.DataFrame, has_image: pl.Series) -> Items:
+    counts = np.bincount(train[ITEM_INDEX].to_numpy(), minlength=len(has_image) + 1)
+    return Items(counts.astype(np.int64), np.concatenate([[False], has_image.to_numpy()]))
 
 
 def _write(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -10,8 +10,9 @@ from typing import ClassVar
 import polars as pl
 
 from pipeline.adapters import AdapterConfig
+from pipeline.adapters.base import Raw
 from pipeline.changes import difference, row_changes
-from pipeline.files import FileDigests
+from pipeline.files import FileDigests, write_blocks
 from pipeline.stage import Report, Stage, Workspace
 from reveal_core.config import runtime
 from reveal_core.disk import atomic_path
@@ -24,7 +25,7 @@ class Ingest(Stage):
     """Read a data set in its own format, clean it, number users and items."""
 
     name: ClassVar[str] = "ingest"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     manifest_names: ClassVar[Mapping[str, str]] = {"adapter": "data.adapter", "cleaning": "data"}
 
     adapter: AdapterConfig
@@ -67,36 +68,32 @@ class Ingest(Stage):
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         raw = self.adapter.read(Path(self.root))
         cleaned = clean(raw.interactions, raw.items, self.cleaning)
-        _write_blocks(cleaned.blocks(), work.out_dir / "interactions.parquet")
+        write_blocks(work.out_dir / "interactions.parquet", cleaned.blocks(), INTERACTIONS)
         _write(cleaned.items, work.out_dir / "items.parquet")
         _write(cleaned.users, work.out_dir / "users.parquet")
-        return {
-            "rows_read": raw.interactions.height + sum(raw.dropped.values()),
-            "rows_kept": cleaned.num_interactions,
-            "dropped": {**raw.dropped, **cleaned.dropped},
-            "malformed": {one.path.name: dict(one.reasons) for one in raw.malformed if one.count},
-            "users": cleaned.users.height,
-            "items": cleaned.items.height,
-            "items_clicked": cleaned.items_clicked,
-            "items_left_out": cleaned.items_left_out,
-            "items_not_in_catalogue": cleaned.items_not_in_catalogue,
-            "warnings": raw.warnings,
-            "summary": _summary(cleaned),
-        }
+        return ingest_report(raw, cleaned)
+
+
+def ingest_report(raw: Raw, cleaned: Cleaned) -> Report:
+    """What was read, what is kept, and why the rest is not."""
+    return {
+        "rows_read": raw.interactions.height + sum(raw.dropped.values()),
+        "rows_kept": cleaned.num_interactions,
+        "dropped": {**raw.dropped, **cleaned.dropped},
+        "malformed": {one.path.name: dict(one.reasons) for one in raw.malformed if one.count},
+        "users": cleaned.users.height,
+        "items": cleaned.items.height,
+        "items_clicked": cleaned.items_clicked,
+        "items_left_out": cleaned.items_left_out,
+        "items_not_in_catalogue": cleaned.items_not_in_catalogue,
+        "warnings": raw.warnings,
+        "summary": _summary(cleaned),
+    }
 
 
 def _write(frame: pl.DataFrame, path: Path) -> None:
     with atomic_path(path) as temporary:
         frame.write_parquet(temporary, compression="zstd", statistics=True)
-
-
-def _write_blocks(blocks: Iterable[pl.DataFrame], path: Path) -> None:
-    import pyarrow.parquet as pq
-
-    schema = pl.DataFrame(schema=INTERACTIONS).to_arrow().schema
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for block in blocks:
-            writer.write_table(block.to_arrow().cast(schema))
 
 
 def _summary(cleaned: Cleaned) -> str:

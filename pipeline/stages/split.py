@@ -47,9 +47,7 @@ class Split(Stage):
 
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         interactions = pl.read_parquet(inputs["ingest"] / "interactions.parquet")
-        tables = split(interactions, self.split)
-        report = {"rule": tables.description, **_counts(tables), **_withheld(tables, interactions.height)}
-        self._check(report, interactions)
+        tables, report = cut(interactions, self.split)
         for name in ("train", "valid", "test"):
             with atomic_path(work.out_dir / f"{name}.parquet") as temporary:
                 table: pl.DataFrame = getattr(tables, name)
@@ -57,24 +55,31 @@ class Split(Stage):
         write_json(work.out_dir / "split.json", report)
         return {**report, "summary": _summary(report)}
 
-    def _check(self, report: Report, interactions: pl.DataFrame) -> None:
-        """Everything after this stage needs rows to learn from and targets of both kinds."""
-        empty = [name for name in ("train_interactions", "valid_targets", "test_targets") if not report[name]]
-        if not empty:
-            return
-        what = f"the split leaves no {' and no '.join(name.replace('_', ' ') for name in empty)}"
-        if isinstance(self.split, LeaveLastOut):
-            longest = interactions.group_by(USER_INDEX).len().select(pl.max("len")).item()
-            mend = f"the longest history has {longest} interactions, {self.split.min_history + 2} are needed"
-        else:
-            first, last = (
-                interactions.select(pl.from_epoch(bound, time_unit="ms").cast(pl.String)).item()
-                for bound in (pl.col("timestamp").min(), pl.col("timestamp").max())
-            )
-            mend = f"the log runs from {first} to {last} UTC: move split.valid_from and split.test_from"
-        if self.split.withhold_items:
-            mend = f"make split.withhold_items smaller ({mend})"
-        raise UserError(what, where="split", mend=mend)
+
+def cut(interactions: pl.DataFrame, config: SplitConfig) -> tuple[Tables, Report]:
+    """The three tables, and how much is in them.
+
+    Raises:
+        UserError: when there is nothing to learn from or no target of a kind: everything after this needs them.
+    """
+    tables = split(interactions, config)
+    report = {"rule": tables.description, **_counts(tables), **_withheld(tables, interactions.height)}
+    empty = [name for name in ("train_interactions", "valid_targets", "test_targets") if not report[name]]
+    if not empty:
+        return tables, report
+    what = f"the split leaves no {' and no '.join(name.replace('_', ' ') for name in empty)}"
+    if isinstance(config, LeaveLastOut):
+        longest = interactions.group_by(USER_INDEX).len().select(pl.max("len")).item()
+        mend = f"the longest history has {longest} interactions, {config.min_history + 2} are needed"
+    else:
+        first, last = (
+            interactions.select(pl.from_epoch(bound, time_unit="ms").cast(pl.String)).item()
+            for bound in (pl.col("timestamp").min(), pl.col("timestamp").max())
+        )
+        mend = f"the log runs from {first} to {last} UTC: move split.valid_from and split.test_from"
+    if config.withhold_items:
+        mend = f"make split.withhold_items smaller ({mend})"
+    raise UserError(what, where="split", mend=mend)
 
 
 def _counts(tables: Tables) -> dict[str, int]:

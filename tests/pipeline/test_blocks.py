@@ -60,7 +60,7 @@ def test_the_size_of_a_block_is_not_seen(
 
 @given(rows=st.lists(st.tuples(WORDS, WORDS), min_size=1, max_size=8))
 @settings(max_examples=40, deadline=None)
-def test_a_catalogue_is_one_block_since_its_values_may_run_over_lines(
+def test_where_values_run_over_lines_a_block_ends_where_no_quote_is_open(
     rows: list[tuple[str, str]], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     stripped = [(a.strip(), b.strip()) for a, b in rows]

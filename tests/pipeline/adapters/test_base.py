@@ -44,7 +44,7 @@ def test_bad_lines_are_dropped_counted_and_told_with_their_numbers(write: Write,
     assert warning == (
         f"log.{suffix}: 4 malformed of 200 lines dropped (line 11: 3 fields separated by ',' expected, found 2; "
         "line 21: 3 fields separated by ',' expected, found 4; "
-        "line 31: timestamp 'soon' is not a time before the year 10000; ...)"
+        "line 31: timestamp 'soon' is not a number or an ISO 8601 time; ...)"
     )
 
 
@@ -96,6 +96,18 @@ def test_a_stray_quote_costs_its_own_line_only(write: Write, stray: str, rows_af
     assert "line 3" in parsed.warnings[0]
 
 
+def test_what_a_stray_quote_swallows_in_a_column_that_is_not_read_is_not_lost(write: Write) -> None:
+    path = write("log.csv", f'{HEADER},note\na,1,1,"stray\nb,2,2,x\nc,3,3,y"\nd,4,4,z\n')
+    parsed = parse_log(read_delimited(path, COLUMNS), 0.5)
+    assert parsed.frame["item_id"].to_list() == ["1", "2", "3", "4"]
+
+
+def test_breaks_in_columns_that_are_not_read_count_as_lines(write: Write) -> None:
+    path = write("items.csv", 'item_id,title,text\n1,a,"x\ny\nz"\n2,b,c\n,d,e\n')
+    cells = read_delimited(path, ["item_id", "title"], multiline=True)
+    assert cells.collect().rows() == [(2, "1", "a"), (5, "2", "b"), (6, "", "d")]
+
+
 def test_values_over_several_lines_keep_the_line_numbers_right(write: Write) -> None:
     content = 'item_id,title\n1,"a\nb\nc"\n2,"say ""hi"", she said"\n3\n4,"d\ne"\n,f\n'
     cells = read_delimited(write("items.csv", content), ["item_id", "title"], multiline=True)
@@ -122,7 +134,7 @@ def test_reads_whatever_the_csv_module_writes(tmp_path_factory: pytest.TempPathF
 
 def test_header_with_byte_order_mark_repeated_and_padded_names(write: Write) -> None:
     path = write("t.csv", "\ufeffuser_id, item_id ,x,x\nu,i,1,2\n")
-    assert read_delimited(path, ["user_id", "item_id", "x"]).collect().row(0) == (2, "u", "i", "1")
+    assert read_delimited(path, ["user_id", "item_id"]).collect().row(0) == (2, "u", "i")
 
 
 @pytest.mark.parametrize(("wanted", "nearest"), [("customer", "'Customer_ID'"), ("ITEM_ID", "'item_id'"), ("qqq", "'")])
@@ -133,11 +145,23 @@ def test_a_missing_column_names_the_nearest(write: Write, wanted: str, nearest: 
     assert f"the nearest is {nearest}" in str(caught.value)
 
 
-def test_bytes_that_are_not_utf_8_are_replaced(write: Write) -> None:
-    path = write("t.csv", b"item_id,title\n1,caf\xe9\n2,caf\xc3\xa9\n")
-    assert read_delimited(path, ["title"]).collect()["title"].to_list() == ["caf\ufffd", "café"]
+def test_bytes_that_are_not_utf_8_are_latin_1(write: Write) -> None:
+    path = write("t.csv", b"item_id,tit\xefe\n1,caf\xe9\n2,caf\xc3\xa9\n")
+    assert read_delimited(path, ["titïe"]).collect()["titïe"].to_list() == ["café", "café"]
     lines = write("t.jsonl", b'{"title": "caf\xe9"}\n')
-    assert read_json_lines(lines, ["title"]).collect()["title"].to_list() == ["caf\ufffd"]
+    assert read_json_lines(lines, ["title"]).collect()["title"].to_list() == ["café"]
+
+
+def test_utf_16_is_refused_and_not_misread(write: Write) -> None:
+    path = write("t.csv", "item_id,title\n1,café\n".encode("utf-16"))
+    for read in (lambda: read_delimited(path, ["title"]), lambda: read_split(path, ",", 2, {0: "item_id"}).collect()):
+        with pytest.raises(UserError, match="is UTF-16"):
+            read()
+
+
+def test_a_file_whose_lines_end_in_cr_is_one_line_for_people(write: Write) -> None:
+    with pytest.raises(UserError, match="the first line cannot be cut into columns"):
+        read_delimited(write("t.csv", "item_id,title\r1,a\r"), ["title"])
 
 
 @pytest.mark.parametrize("encoding", ["latin-1", "utf-8"])

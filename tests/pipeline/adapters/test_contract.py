@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ import polars as pl
 import pytest
 
 from pipeline import cells
-from pipeline.adapters import AdapterConfig
+from pipeline.adapters import AdapterConfig, recognised
 from pipeline.adapters.base import Adapter, Raw
 from pipeline.adapters.table import Table
+from pipeline.manifest import load_manifest
+from pipeline.proposal import propose
+from pipeline.proposal.writing import written
 from pipeline.typed import ITEM_FIELDS
 from reveal_core.errors import UserError
 from reveal_core.interactions import Cleaning, clean
@@ -103,12 +107,10 @@ def test_the_files_are_named_and_are_the_only_ones_that_are_read(example: Any, t
 
 def test_the_folder_is_recognised_and_by_no_other_format(example: Any, tmp_path: Path) -> None:
     root = example.write(tmp_path)
-    found = {adapter: adapter.recognise(root) for adapter in ADAPTERS if adapter is not Table}
-    assert found.pop(type(example.adapter), None) == (None if type(example.adapter) is Table else example.adapter)
-    assert {adapter for adapter, recognised in found.items() if recognised is not None} == set()
+    assert recognised(root) == ([] if type(example.adapter) is Table else [example.adapter])
 
 
-@pytest.mark.parametrize("adapter", [a for a in ADAPTERS if a is not Table])
+@pytest.mark.parametrize("adapter", ADAPTERS)
 @pytest.mark.parametrize("name", ["README.txt", "data.csv", "some.json", "log.inter"])
 def test_other_files_are_not_recognised(adapter: type[Adapter], name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("Some words that are no data.\nAnd a second line of them.\n")
@@ -138,3 +140,14 @@ def test_the_size_of_a_block_is_not_seen(example: Any, tmp_path: Path, monkeypat
     blocks = example.adapter.read(root)
     assert log_of(blocks) == log_of(whole)
     assert blocks.items.equals(whole.items)
+
+
+def test_a_manifest_is_proposed_for_the_folder(example: Any, tmp_path: Path) -> None:
+    """Whatever adapter there is, `reveal init` names it, and reads with it what the files say."""
+    root = example.write(tmp_path / "shop")
+    proposal = propose(root, datetime(2024, 6, 1, tzinfo=timezone.utc))
+    manifest = tmp_path / "manifest.yaml"
+    manifest.write_text(written(proposal.document, proposal.remarks, "a test"))
+    assert load_manifest(manifest).data.adapter == example.adapter
+    guessed = [remark.text for remark in proposal.remarks if remark.guessed and remark.path == "data.adapter"]
+    assert guessed == []

@@ -146,6 +146,77 @@ def test_names_stay_inside_the_root(tmp_path: Path) -> None:
         Table(interactions=Log(file="../log.csv")).files(tmp_path / "root")
 
 
+def read_text(root: Path, text: str, **options: Any) -> pl.DataFrame:
+    (root / "log.csv").write_text(text)
+    return Table(interactions=Log(file="log.csv", user="who", item="sku", **options)).read(root).interactions
+
+
+def test_cells_may_be_separated_otherwise_and_have_no_header(tmp_path: Path) -> None:
+    log = read_text(tmp_path, 'who;sku;at\na;007;"1"\nb;"8;9";2\n', separator=";", timestamp="at")
+    assert log.select("user_id", "item_id", "timestamp").rows() == [("a", "007", 1000), ("b", "8;9", 2000)]
+    log = read_text(tmp_path, "a,x,007\nb,y,8\n", header=("who", "other", "sku"))
+    assert log.select("user_id", "item_id").rows() == [("a", "007"), ("b", "8")]
+    (tmp_path / "items.csv").write_text("007|Boots\n8|Socks\n")
+    items = Catalogue(file="items.csv", separator="|", header=("sku", "name"), item="sku", title="name")
+    table = Table(interactions=Log(file="log.csv", header=("user_id", "other", "item_id")), items=items)
+    assert table.read(tmp_path).items["title"].to_list() == ["Boots", "Socks"]
+
+
+@pytest.mark.parametrize(
+    ("text", "time_format", "expected"),
+    [
+        ("31.12.2020 14:30", "%d.%m.%Y %H:%M", 1_609_425_000_000),
+        ("12/31/2020", "%m/%d/%Y", 1_609_372_800_000),
+        ("20201231", "%Y%m%d", 1_609_372_800_000),
+        ("12/31/2020 2:30:00 PM", "%m/%d/%Y %I:%M:%S %p", 1_609_425_000_000),
+        ("2020-12-31T14:30:00+0100", "%Y-%m-%dT%H:%M:%S%z", 1_609_421_400_000),
+    ],
+)
+def test_times_of_any_form(tmp_path: Path, text: str, time_format: str, expected: int) -> None:
+    log = read_text(tmp_path, f"who,sku,at\na,1,{text}\nb,1,soon\n", timestamp="at", time_format=time_format)
+    assert log["timestamp"].to_list() == [expected]
+    with pytest.raises(UserError, match=f"timestamp 'soon' is not of the form {time_format}"):
+        read_text(tmp_path, "who,sku,at\nb,1,soon\n", timestamp="at", time_format=time_format)
+
+
+def test_values_of_a_log_run_over_lines_only_if_that_is_said(tmp_path: Path) -> None:
+    text = "who,review,sku\n" + "".join(f'u{i},"so ""so"",\nwell",{i}\n' for i in range(20))
+    log = read_text(tmp_path, text, multiline=True)
+    assert log["item_id"].to_list() == [str(i) for i in range(20)]
+    with pytest.raises(UserError, match="malformed"):
+        read_text(tmp_path, text)
+
+
+def test_text_of_any_suffix_needs_its_separator(tmp_path: Path) -> None:
+    (tmp_path / "log.dat").write_text("who|sku\na|007\n")
+    log = Log(file="log.dat", user="who", item="sku", separator="|")
+    assert Table(interactions=log).read(tmp_path).interactions["item_id"].to_list() == ["007"]
+    with pytest.raises(UserError, match="name the separator"):
+        Table(interactions=Log(file="log.dat", user="who", item="sku")).read(tmp_path)
+
+
+def test_a_column_that_comes_twice_is_not_chosen_from(tmp_path: Path) -> None:
+    assert read_text(tmp_path, "who,sku,x,x\na,007,1,2\n")["item_id"].to_list() == ["007"]
+    with pytest.raises(UserError, match="more than one column 'sku'"):
+        read_text(tmp_path, "who,sku,sku\na,007,8\n")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"separator": ";;"},
+        {"separator": '"'},
+        {"time_format": "iso"},
+        {"header": ("a", "b", "a")},
+        {"header": ("a", "b"), "file": "a.parquet"},
+        {"separator": ";", "file": "a.jsonl.gz"},
+    ],
+)
+def test_what_a_manifest_may_not_say(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=next(iter(options))):
+        Log(**{"file": "a.csv", **options})
+
+
 VALIDATE: TypeAdapter[AdapterConfig] = TypeAdapter(AdapterConfig)
 
 
