@@ -9,11 +9,12 @@ UV = $(shell command -v uv || echo $(BIN)/uv)
 DATASET ?= demo
 MANIFEST ?= manifests/$(DATASET).yaml
 WORKDIR ?= artifacts
+SECONDS ?= 300
 ARGS ?=
 # Where bench looks for real data and weights is up to REVEAL_DATA and REVEAL_WEIGHTS; without them it uses generated data.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train check test test-all bench pin audit clean
+.PHONY: help setup demo extract train check test test-all bench fuzz pin audit clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -61,11 +62,17 @@ test-all: $(READY) ## Every test; those that need real data (REVEAL_DATA) or wei
 bench: $(READY) ## How close each part is to its limit, as ratios; also written to bench.json
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
+fuzz: $(READY) ## Search for files and manifests that are not refused properly, SECONDS long (300)
+	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/fuzz.txt
+	@$(BIN)/python -m tests.fuzz -max_total_time=$(SECONDS) $(ARGS)
+
 pin: $(READY) ## Pin the newest versions that fit, with hashes
 	@$(UV) pip compile --quiet --universal --python-version 3.10 --generate-hashes --upgrade --no-header \
 	  --extra embedded --extra hf --extra dev pyproject.toml -o requirements/all.txt
 	@$(UV) pip compile --quiet --universal --python-version 3.10 --generate-hashes --upgrade --no-header \
 	  requirements/uv.in -o requirements/uv.txt
+	@$(UV) pip compile --quiet --universal --python-version 3.10 --generate-hashes --upgrade --no-header \
+	  requirements/fuzz.in -o requirements/fuzz.txt
 
 audit: $(READY) ## Look the pins up among known vulnerabilities (needs a network)
 	@$(UV) tool run --quiet --from 'pip-audit>=2.9,<3' pip-audit --disable-pip --require-hashes --strict \

@@ -121,6 +121,10 @@ class _Cut:
             skipped.append((row.number, row.actual_columns, row.text.rstrip("\r\n").count("\n")))
             return "skip"
 
+        # Arrow shows a row that it skips as text: where one might be none, every byte goes in as a letter of its own.
+        by_byte = not _is_text(block)
+        if by_byte:
+            block = block.decode("latin-1").encode()
         names = [str(i) for i in range(self.width)]
         wanted = [names[place] for place in self.columns.values()]
         try:
@@ -141,7 +145,7 @@ class _Cut:
             )
         except pa.ArrowInvalid:
             return None
-        columns = [_texts(pl.Series(name, table[names[place]])) for name, place in self.columns.items()]
+        columns = [_texts(pl.Series(name, table[names[place]]), by_byte) for name, place in self.columns.items()]
         return _Rows(pl.DataFrame(columns), skipped, quoted)
 
 
@@ -184,11 +188,18 @@ class _Rows:
         return self.frame.insert_column(0, pl.Series(LINE, lines_B[self.kept()]))
 
 
-def _texts(values: pl.Series) -> pl.Series:
+def _is_text(block: bytes) -> bool:
     try:
-        text: pl.Series = values.cast(pl.String)
-    except pl.exceptions.ComputeError:
-        text = values.map_elements(lambda value: decoded(value), pl.String)
+        block.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _texts(values: pl.Series, by_byte: bool) -> pl.Series:
+    text: pl.Series = values.cast(pl.String)
+    if by_byte:
+        text = text.map_elements(lambda letters: decoded(letters.encode("latin-1")), pl.String)
     return text.str.strip_chars()
 
 

@@ -118,6 +118,10 @@ class Manifest(BaseModel):
     executor: Local = Local()
 
 
+#: Of a manifest; reading YAML takes long.
+_MOST_BYTES = 1_000_000
+
+
 def load_manifest(path: Path, overrides: Sequence[str] = ()) -> Manifest:
     """Read, override, expand and check a manifest.
 
@@ -149,7 +153,15 @@ def parse_manifest(document: object, *, where: str) -> Manifest:
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML that refuses a key given twice and reads 1e-3 as a number."""
+    """Safe YAML that refuses a key given twice and reads 1e-3 as a number.
+
+    It refuses aliases too: a few of them can stand for more than any memory holds.
+    """
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "aliases are not taken", self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -174,12 +186,16 @@ def _parse_yaml(text: str, where: str) -> Any:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UserError(f"not valid YAML: {error.problem}", where=f"{where}{line}") from None
+    except RecursionError:
+        raise UserError("is nested too deeply", where=where) from None
     except yaml.YAMLError as error:
         raise UserError(f"not valid YAML: {str(error).splitlines()[0]}", where=where) from None
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise UserError(f"is larger than {_MOST_BYTES // 1000:,} KB", where=str(path), mend="is it a manifest?")
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)

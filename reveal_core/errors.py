@@ -10,6 +10,9 @@ Anything else that escapes is ours: exit code 1 and a traceback to send us. Func
 
 from __future__ import annotations
 
+#: Characters of a part of a message.
+_LONGEST = 600
+
 
 class RevealError(Exception):
     """Base of every error this project raises on purpose."""
@@ -29,8 +32,13 @@ class UserError(RevealError):
 
     def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
         self.what, self.where, self.mend = what, where, mend
-        line = f"{where}: {what}" if where else what
-        super().__init__(f"{line} ({mend})" if mend else line)
+        line = f"{_shortened(where)}: {_shortened(what)}" if where else _shortened(what)
+        super().__init__(f"{line} ({_shortened(mend)})" if mend else line)
+
+
+def _shortened(text: str) -> str:
+    """Whoever names a value does not know how long it is; both ends tell most."""
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST * 2 // 3]} ... {text[-_LONGEST // 3 :]}"
 
 
 class LockedError(UserError):

@@ -251,8 +251,16 @@ TABLE = Example(
 )
 
 
+#: One for each adapter: a new one adds its own here.
+EXAMPLES: dict[type[Adapter], Example] = {
+    type(example.adapter): example
+    for example in (
+        *(AMAZON_2014, AMAZON_2018, AMAZON_2023, H_AND_M, MOVIELENS, MICROLENS),
+        *(PIXELREC, MIND, MMREC, RECBOLE, S3REC, TABLE),
+    )
+}
+
+
 @pytest.fixture(scope="session")
 def examples() -> dict[type[Adapter], Example]:
-    """One for each adapter: a new one adds its own here."""
-    all_of_them = (AMAZON_2014, AMAZON_2018, AMAZON_2023, H_AND_M, MOVIELENS, MICROLENS, PIXELREC, MIND, MMREC, RECBOLE)
-    return {type(example.adapter): example for example in (*all_of_them, S3REC, TABLE)}
+    return EXAMPLES
