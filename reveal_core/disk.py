@@ -45,7 +45,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         sync(path.parent)
     except OSError as error:
-        if error.filename is None:  # a write that fails does not say where
+        if error.errno is not None and error.filename is None:  # a write that fails does not say where
             error.filename = str(path)
         raise
     finally:
