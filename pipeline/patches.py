@@ -15,7 +15,7 @@ import polars as pl
 from pipeline.decoding import ImageFile, decoded_batches
 from pipeline.files import FileDigests
 from pipeline.shards import ArrayStore, Halves
-from pipeline.sources.base import image_part
+from pipeline.sources.base import image_part, images_base
 from pipeline.stage import Progress, Workspace
 from reveal_core.encoders.base import Encoder, EncoderSettings, reads_prompts
 from reveal_core.errors import UserError
@@ -111,10 +111,10 @@ def image_keys(images: pl.DataFrame) -> list[str | None]:
 
 def image_files(images: pl.DataFrame, folder: str | None, cache_dir: Path) -> list[ImageFile]:
     """The used images of :func:`read_images`; ``folder`` as in :func:`filled_patches`."""
-    base = None if folder is None else Path(folder)
+    base = images_base(None if folder is None else Path(folder), cache_dir)
     rows = images.filter("used").select(KEY, PROMPT, *WHERE).iter_rows()
     return [
-        ImageFile(key, sha256, image_part(path, offset, size, base, cache_dir), prompt)
+        ImageFile(key, sha256, image_part(base, path, offset, size), prompt)
         for key, prompt, sha256, path, offset, size in rows
     ]
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
-from pathlib import PurePosixPath
 
 _ANY_FOLDERS = "**"
 
@@ -58,7 +57,7 @@ def _check_stars(pattern: str, specs: Sequence[str]) -> None:
 def leaves_folder(path: str) -> bool:
     """Whether a relative path, on any system, is none or leads out of the folder it is relative to."""
     parts = path.replace("\\", "/").split("/")
-    return PurePosixPath(path).is_absolute() or ".." in parts or parts[0].endswith(":") or "\0" in path
+    return path.startswith("/") or ".." in parts or parts[0].endswith(":") or "\0" in path
 
 
 def is_text(name: str) -> bool:

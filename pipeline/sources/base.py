@@ -154,12 +154,14 @@ def downloads_folder(cache_dir: Path) -> Path:
     return cache_dir / "downloads"
 
 
-def image_part(
-    path: str | None, offset: int | None, num_bytes: int | None, folder: Path | None, cache_dir: Path
-) -> FilePart:
-    """Where the bytes are that a row of images.parquet tells of; ``folder`` as :meth:`ImageSource.base_folder` says."""
-    base = downloads_folder(cache_dir) if folder is None else folder
-    return FilePart(str(base / str(path)), offset, None if offset is None else num_bytes)
+def images_base(folder: Path | None, cache_dir: Path) -> str:
+    """What the paths in images.parquet are relative to, absolute; ``folder`` is :meth:`ImageSource.base_folder`."""
+    return str((downloads_folder(cache_dir) if folder is None else folder).absolute())
+
+
+def image_part(base: str, path: str | None, offset: int | None, num_bytes: int | None) -> FilePart:
+    """Where the bytes are that a row of images.parquet tells of."""
+    return FilePart(f"{base}/{path}", offset, None if offset is None else num_bytes)
 
 
 def inside_root(root: Path, name: str) -> Path:

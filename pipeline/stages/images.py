@@ -16,7 +16,7 @@ import polars as pl
 from pipeline.changes import row_changes
 from pipeline.files import FileDigests, file_stamp
 from pipeline.sources import ImageSourceConfig
-from pipeline.sources.base import Candidate, Use, Wanted, image_part
+from pipeline.sources.base import Candidate, Use, Wanted, image_part, images_base
 from pipeline.stage import Report, Stage, Workspace
 from reveal_core.config import runtime
 from reveal_core.disk import atomic_path
@@ -101,20 +101,22 @@ class Images(Stage):
         """What is known of each image: remembered, or looked at now."""
         kind = f"image {self.version} {self.limits.max_bytes} {self.limits.max_pixels}"
         checks = [candidate.verdict or ImageCheck("missing") for candidate in candidates]
-        todo: list[tuple[int, FilePart, Path, str]] = []
+        base = images_base(self._folder, work.cache_dir)
+        known = work.digests.recall_all(kind, base)
+        todo: list[tuple[int, FilePart, str, str]] = []
         for row, candidate in enumerate(candidates):
             if candidate.verdict is not None:
                 continue
-            part = image_part(candidate.path, candidate.offset, candidate.num_bytes, self._folder, work.cache_dir)
+            part = image_part(base, candidate.path, candidate.offset, candidate.num_bytes)
             try:
                 name, stamp = _name_and_stamp(part)
             except OSError:
                 continue
-            known = work.digests.recall(kind, name, stamp)
-            if known is None:
-                todo.append((row, part, name, stamp))
+            seen, fact = known.get(name, ("", ""))
+            if seen == stamp:
+                checks[row] = ImageCheck(**json.loads(fact))
             else:
-                checks[row] = ImageCheck(**json.loads(known))
+                todo.append((row, part, name, stamp))
         chunks = [todo[start : start + _CHUNK] for start in range(0, len(todo), _CHUNK)]
         with work.progress.track("images", len(todo)) as advance:
             for chunk, found in zip(chunks, self._check([[part for _, part, _, _ in c] for c in chunks]), strict=True):
@@ -136,16 +138,16 @@ class Images(Stage):
             yield from pool.map(check_parts, chunks, limits)
 
 
-def _name_and_stamp(part: FilePart) -> tuple[Path, str]:
+def _name_and_stamp(part: FilePart) -> tuple[str, str]:
     """Under which name what is found out about an image is remembered, and how long.
 
     Raises:
         OSError: when there is no such file.
     """
-    path = Path(part.path)
+    stamp = file_stamp(part.path)
     if part.offset is None:
-        return path, file_stamp(path)
-    return path / str(part.offset), f"{file_stamp(path)}:{part.num_bytes}"
+        return part.path, stamp
+    return f"{part.path}/{part.offset}", f"{stamp}:{part.num_bytes}"
 
 
 def _table(items: pl.DataFrame, looked: Sequence[tuple[Candidate, ImageCheck]], use: Use) -> pl.DataFrame:
