@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import polars as pl
 
+from pipeline.patterns import is_text
 from reveal_core.errors import UserError
 from reveal_core.schema import ITEM_ID, USER_ID
 
@@ -241,7 +242,7 @@ def read_split(path: Path, separator: str, num_fields: int, names: Mapping[int, 
     kept = [pl.col("cut").struct.field(f"field_{i}").str.strip_chars().alias(name) for i, name in names.items()]
 
     def cells(first: int, block: bytes) -> pl.DataFrame:
-        lines = pl.Series("text", [decoded(block)]).str.split("\n").explode().str.strip_chars_end("\r")
+        lines = pl.Series("text", [decoded_lines(block)]).str.split("\n").explode().str.strip_chars_end("\r")
         frame = lines.to_frame().with_row_index(LINE, offset=first).filter(pl.col("text").str.strip_chars() != "")
         for line, found in frame.filter(fields != num_fields).select(LINE, fields).iter_rows():
             what = f"{num_fields} fields separated by {separator!r} expected"
@@ -262,7 +263,7 @@ def read_sequences(path: Path) -> Cells:
     words = pl.col("text").str.extract_all(r"\S+")
 
     def cells(first: int, block: bytes) -> pl.DataFrame:
-        lines = pl.Series("text", [decoded(block)]).str.split("\n").explode().to_frame()
+        lines = pl.Series("text", [decoded_lines(block)]).str.split("\n").explode().to_frame()
         frame = lines.with_row_index(LINE, offset=first).select(pl.col(LINE).cast(pl.Int64), words.alias("words"))
         for (line,) in frame.filter(pl.col("words").list.len() == 1).select(LINE).iter_rows():
             malformed.add(line, "no items", "a user and their items expected, found one word")
@@ -285,6 +286,14 @@ def decoded(text: bytes) -> str:
         return text.decode("utf-8")
     except UnicodeDecodeError:
         return text.decode("latin-1")
+
+
+def decoded_lines(block: bytes) -> str:
+    """Each line as :func:`decoded` has it: a line that is no UTF-8 changes nothing in the others."""
+    try:
+        return block.decode("utf-8")
+    except UnicodeDecodeError:
+        return "\n".join(map(decoded, block.split(b"\n")))
 
 
 def read_json_lines(
@@ -317,19 +326,29 @@ def read_json_lines(
                 continue
             try:
                 value = parse(line)
+                texts = [cell(name, value.get(name)) for name in names] if isinstance(value, dict) else None
             except (ValueError, SyntaxError, RecursionError, MemoryError):
-                value = None
-            if not isinstance(value, dict):
+                texts = None
+            if texts is None:
                 malformed.add(number, "no object", f"one object per line expected, found {line[:40]!r}")
                 continue
             seen.update(value)
-            rows.append((number, *[cell(name, value.get(name)) for name in names]))
+            rows.append((number, *texts))
             if len(rows) == _JSON_BATCH:
-                yield pl.DataFrame(rows, schema=schema, orient="row")
+                yield frame(rows)
                 rows = []
         if seen:
             require(path, sorted(seen), wanted)
-        yield pl.DataFrame(rows, schema=schema, orient="row")
+        yield frame(rows)
+
+    def frame(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
+        try:
+            return pl.DataFrame(rows, schema=schema, orient="row")
+        except UnicodeEncodeError:  # seldom: so lines are not asked one by one unless there is one
+            spoilt = dict.fromkeys(number for number, *texts in rows if not is_text("".join(texts)))
+        for number in spoilt:
+            malformed.add(number, "no text", "half of a surrogate pair, which is no character")
+        return frame([row for row in rows if row[0] not in spoilt])
 
     return Cells(blocks(), malformed)
 

@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cells import LINE, Cells, Malformed, find, inside, read_json_lines, read_split
+from pipeline.any_table import columns_of
+from pipeline.cells import LINE, Cells, Malformed, find, inside, read_json_lines, read_sequences, read_split
 from pipeline.delimited import read_delimited
 from pipeline.typed import Parsed, milliseconds, parse_items, parse_log
 from reveal_core.errors import UserError
@@ -170,6 +171,23 @@ def test_split_lines_are_utf_8_or_else_latin_1(write: Write, encoding: str) -> N
     cells = read_split(path, "::", 2, {1: "title", 0: "item_id"})
     assert cells.collect().rows() == [(1, "Léon", "1"), (4, "Amélie", "3")]
     assert cells.malformed.examples == [(3, "2 fields separated by '::' expected, found 3")]
+
+
+def test_a_line_that_is_no_utf_8_changes_no_other(write: Write) -> None:
+    lines = ["Léon 1".encode(), b"Am\xe9lie 2", "Zoë 3".encode()]
+    cells = read_split(write("split.dat", b"\n".join(lines)), " ", 2, {0: "title", 1: "item_id"})
+    assert cells.collect()["title"].to_list() == ["Léon", "Amélie", "Zoë"]
+    assert read_sequences(write("s.txt", b"\n".join(lines))).collect()["user_id"].to_list() == ["Léon", "Amélie", "Zoë"]
+
+
+@pytest.mark.parametrize("spoilt", ['"\\ud800"', "[" * 600 + "]" * 600, f'{"{"}"b": {"[" * 600 + "]" * 600}{"}"}'])
+def test_json_that_cannot_be_a_text_costs_its_own_line_only(write: Write, spoilt: str) -> None:
+    path = write("t.jsonl", f'{{"a": "x", "\\ud800": 1}}\n{{"a": {spoilt}}}\n{{"a": "😀\\ud83d\\ude00"}}\n')
+    cells = read_json_lines(path, ["a"])
+    found = cells.collect()["a"].to_list()
+    assert (found[0], found[-1]) == ("x", "😀😀")
+    assert len(found) + cells.malformed.count == 3
+    assert columns_of(path) == ["a"]
 
 
 def test_json_lines_tell_the_lines_that_are_none(write: Write) -> None:
