@@ -97,6 +97,17 @@ def test_a_stray_quote_costs_its_own_line_only(write: Write, stray: str, rows_af
     assert "line 3" in parsed.warnings[0]
 
 
+def test_a_stray_quote_changes_no_other_value(write: Write) -> None:
+    values = ['x ""y""', '""y"" z', '""', "plain", " padded ", ""]
+    lines = [f'"{value}",{number}\n' for number, value in enumerate(values)] + ['5"x",6\n']
+    rows = [
+        read_delimited(write("t.csv", "".join(["a,b\n", *lines, stray, "z,9\n"])), ["a", "b"]).collect()
+        for stray in ("", '"stray,7\n')
+    ]
+    assert rows[0]["a"].to_list() == ['x "y"', '"y" z', '"', "plain", "padded", "", '5"x"', "z"]
+    assert rows[1].drop(LINE).rows() == rows[0].drop(LINE).rows()
+
+
 def test_what_a_stray_quote_swallows_in_a_column_that_is_not_read_is_not_lost(write: Write) -> None:
     path = write("log.csv", f'{HEADER},note\na,1,1,"stray\nb,2,2,x\nc,3,3,y"\nd,4,4,z\n')
     parsed = parse_log(read_delimited(path, COLUMNS), 0.5)
