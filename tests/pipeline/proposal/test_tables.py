@@ -164,7 +164,26 @@ def test_the_whole_log_is_asked_where_the_first_rows_leave_the_month_open(propos
     early = "".join(f"u{n % 7},i{n % 5},0{1 + n % 9}/02/2023\n" for n in range(3000))
     table, remarks = propose({"log.csv": f"user,item,date\n{early}u1,i1,02/28/2023\n"})
     assert table.interactions.time_format == "%m/%d/%Y"
-    assert "only %m/%d/%Y fits every value" in " ".join(remark.text for remark in remarks)
+    assert "the values fit %m/%d/%Y best" in " ".join(remark.text for remark in remarks)
+
+
+def log_of_days(*days: str) -> dict[str, str]:
+    return {"log.csv": "user,item,date\n" + "".join(f"u{n % 7},i{n % 5},{day}\n" for n, day in enumerate(days))}
+
+
+def test_first_rows_of_which_all_forms_say_the_same_do_not_decide(propose: Propose) -> None:
+    first = ["01/01/2023"] * 3000
+    table, _ = propose(log_of_days(*first, "01/02/2023", "01/25/2023"))
+    assert table.interactions.time_format == "%m/%d/%Y"
+    with pytest.raises(UserError, match="which is meant cannot be told"):
+        propose(log_of_days(*first, "01/02/2023"))
+    _, remarks = propose(log_of_days(*first))
+    assert "each says the same of them" in guessed(remarks)
+
+
+def test_may_is_no_abbreviation(propose: Propose) -> None:
+    table, _ = propose(log_of_days(*["05 May 2023"] * 3000, "05 June 2023", "05 Sep 2023"))
+    assert table.interactions.time_format == "%d %B %Y"
 
 
 def test_two_logs_are_told_of(propose: Propose) -> None:
