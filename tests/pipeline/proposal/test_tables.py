@@ -126,6 +126,14 @@ def test_whether_the_first_line_names_the_columns_may_be_a_guess(propose: Propos
     assert "the first line of a.csv names the columns" in guessed(remarks)
 
 
+def test_an_empty_cell_does_not_make_the_first_line_a_header(propose: Propose) -> None:
+    log = lines(lambda u, i, t, r: f"{u},K{int(i) % 11}x,{t}", "user,thing,date")
+    names = "".join(f"K{n}x,Thing {n},{'' if n == 3 else 'red'}\n" for n in range(11))
+    table, _ = propose({"log.csv": log, "a.csv": names})
+    assert table.items is not None
+    assert table.items.header == ("item", "title", "category")
+
+
 def test_of_two_names_the_one_that_joins_is_the_items(propose: Propose) -> None:
     rows = "\n".join(f"u{n % 17},P{n % 12},{100 + n % 11:05}" for n in range(80))
     table, _ = propose({"log.csv": f"user,product_id,sku\n{rows}\n", "things.csv": ITEMS})
