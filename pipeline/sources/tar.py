@@ -7,7 +7,7 @@ import json
 import tarfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 import numpy as np
@@ -41,8 +41,11 @@ class Tar(ByPattern):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if leaves_folder(self.files) or not self.files:
+        parts = PurePosixPath(self.files).parts
+        if leaves_folder(self.files) or not parts:
             raise ValueError(f"files {self.files!r} must be a path inside data.root")
+        if any("**" in part and part != "**" for part in parts):
+            raise ValueError(f"files {self.files!r} may have ** alone between two slashes only")
 
     def base_folder(self, root: Path) -> Path:
         return root

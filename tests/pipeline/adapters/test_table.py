@@ -206,6 +206,8 @@ def test_a_column_that_comes_twice_is_not_chosen_from(tmp_path: Path) -> None:
     [
         {"separator": ";;"},
         {"separator": '"'},
+        {"separator": "¦"},
+        {"separator": "\0"},
         {"time_format": "iso"},
         {"header": ("a", "b", "a")},
         {"header": ("a", "b"), "file": "a.parquet"},

@@ -211,10 +211,16 @@ def test_nothing_found_is_one_clear_line(bench: Any, jpeg: Callable[[int], bytes
         run(bench, ["b"])
 
 
-@pytest.mark.parametrize("files", ["../*.tar", "/data/*.tar", "", "a/../../b.tar"])
+@pytest.mark.parametrize("files", ["../*.tar", "/data/*.tar", "", ".", "./", "a/../../b.tar"])
 def test_tar_files_lie_under_the_root(files: str) -> None:
     with pytest.raises(ValueError, match="inside"):
         Tar(files=files)
+
+
+def test_any_folders_are_two_stars_alone() -> None:
+    assert Tar(files="**/*.tar").files == "**/*.tar"
+    with pytest.raises(ValueError, match="alone between two slashes"):
+        Tar(files="shards**/*.tar")
 
 
 def test_the_key_knows_every_change(bench: Any, jpeg: Callable[[int], bytes]) -> None:
