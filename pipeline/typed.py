@@ -30,6 +30,7 @@ ITEM_FIELDS = {name: dtype for name, dtype in ITEMS.items() if name != ITEM_INDE
 Unit: TypeAlias = Literal["s", "ms"]
 
 _YEAR_10000 = 253_402_300_800_000  # in ms; what is given in the wrong unit lies beyond
+_EXACT = 1e15  # beyond this, different whole numbers may be one and the same in 64 bits
 _FRACTION, _OFFSET = r"(?:\.(\d{1,6})\d*)?", r"(Z|[+-]\d{2}:?\d{2})?"
 _ISO = rf"^(\d{{4}}-\d{{2}}-\d{{2}})(?:[T ](\d{{2}}):(\d{{2}})(?::(\d{{2}}){_FRACTION})?)?\s*{_OFFSET}$"
 
@@ -139,6 +140,7 @@ def _typed_log(block: pl.DataFrame, malformed: Malformed, unit: Unit, time_forma
     if POSITION in block.columns:
         values[POSITION] = _number(block[POSITION])
         faults.append((POSITION, values[POSITION].is_null(), "a number"))
+        faults.append((POSITION, (values[POSITION].abs() >= _EXACT).fill_null(False), "a number of 15 digits at most"))
     good = pl.repeat(True, block.height, eager=True)
     for name, fault, expected in faults:
         malformed.add_rows(block.filter(fault & good), name, expected)

@@ -58,7 +58,8 @@ class Log(TableFile):
     time_format: str | None = None
     """Form of the times when they are neither of these, as in strptime: "%d.%m.%Y %H:%M"; taken for UTC."""
     position: str | None = None
-    """Column of a number that grows along the user's history, instead of a timestamp; without both, file order."""
+    """Column of a number, of 15 digits at most, that grows along the user's history, instead of a timestamp; without
+    both, file order."""
     multiline: bool = False
     """Whether quoted values (the text of a review) run over several lines of a text file."""
 

@@ -263,6 +263,15 @@ def test_milliseconds_taken_for_seconds_do_not_pass() -> None:
     assert parse_log(Cells([frame], Malformed(Path("log.csv"))), 0.01, "ms").frame["timestamp"][0] == 1_600_214_400_000
 
 
+def test_positions_that_cannot_be_told_apart_do_not_pass(write: Write) -> None:
+    content = "user_id,item_id,position\nu,b,1234567890123456790\nu,a,1234567890123456789\n"
+    with pytest.raises(UserError, match="position '1234567890123456790' is not a number of 15 digits at most"):
+        parse_log(read_delimited(write("log.csv", content), ["user_id", "item_id", "position"]), 0.01)
+    fine = write("log.csv", content.replace("1234567890123", ""))
+    log = parse_log(read_delimited(fine, ["user_id", "item_id", "position"]), 0.01)
+    assert log.frame["position"].to_list() == [456790, 456789]
+
+
 def test_ratings_may_be_absent_but_not_nonsense() -> None:
     rows = {"user_id": ["u"] * 4, "item_id": ["i"] * 4, "rating": ["4.5", "", "nan", "good"]}
     parsed = parse_log(Cells([pl.DataFrame({LINE: [2, 3, 4, 5], **rows})], Malformed(Path("log.csv"))), 0.5)
