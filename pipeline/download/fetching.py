@@ -14,6 +14,7 @@ from pathlib import Path
 import httpcore2
 import httpx2
 
+from pipeline.cells import decoded
 from pipeline.download.ledger import Entry, Ledger, Outcome
 from pipeline.download.network import Guard, RefusedError
 from pipeline.download.settings import DownloadSettings
@@ -147,10 +148,10 @@ def _file(partial: Path, final: Path) -> None:
 
 
 def _headers(response: httpcore2.Response) -> dict[str, str]:
-    """By lower-case name; of a header that is sent twice the first one counts."""
+    """By lower-case name; of a header that is sent twice the first one counts. Some send addresses in plain UTF-8."""
     found: dict[str, str] = {}
     for name, value in response.headers:
-        found.setdefault(name.decode("latin-1").lower(), value.decode("latin-1").strip())
+        found.setdefault(name.decode("latin-1").lower(), decoded(value).strip())
     return found
 
 
