@@ -26,6 +26,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _GONE = (404, 410)
 _PASSING = (408, 425, 429)
 _LONGEST_TAG = 256
+_LOOKUPS = 4  # of names, for each request under way: the system's patience is longer than ours
 
 
 class Fetcher:
@@ -37,12 +38,12 @@ class Fetcher:
         ledger.partial.mkdir(exist_ok=True)
         self._agent = f"reveal-recsys/{importlib.metadata.version('reveal-recsys')} {settings.contact}".strip()
         # Neither proxies nor credentials from the environment, no cookies, no compression: what is sent is what comes.
-        self._pool = httpcore2.AsyncConnectionPool(
-            max_connections=settings.concurrency, network_backend=Guard(settings.allow_private)
-        )
+        self._guard = Guard(settings.allow_private, _LOOKUPS * settings.concurrency)
+        self._pool = httpcore2.AsyncConnectionPool(max_connections=settings.concurrency, network_backend=self._guard)
 
     async def aclose(self) -> None:
         await self._pool.aclose()
+        self._guard.close()
 
     async def fetch(self, url: str) -> Outcome:
         """Ask for one image; every failure that is not this machine's is an outcome."""
