@@ -33,8 +33,8 @@ def read_parquet(path: Path, wanted: Sequence[str]) -> Cells:
         with explained(path):
             for batch in file.iter_batches(_BATCH, columns=columns):
                 frame = pl.DataFrame(batch)
-                texts = [_text(name, frame.schema[name]).fill_null("").str.strip_chars() for name in columns]
-                yield frame.select(texts).with_row_index(LINE, offset=first).cast({LINE: pl.Int64})
+                texts = pl.DataFrame([_texts(path, frame[name]) for name in columns])
+                yield texts.with_row_index(LINE, offset=first).cast({LINE: pl.Int64})
                 first += frame.height
 
     return Cells(blocks(), Malformed(path))
@@ -65,6 +65,14 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"not a Parquet file: {str(error).splitlines()[0]}", where=str(path)) from None
+
+
+def _texts(path: Path, values: pl.Series) -> pl.Series:
+    try:
+        return values.to_frame().select(_text(values.name, values.dtype).fill_null("").str.strip_chars()).to_series()
+    except pl.exceptions.PolarsError:
+        what = f"column {values.name!r} holds no texts, numbers or times but {values.dtype}"
+        raise UserError(what, where=str(path), mend="name another column") from None
 
 
 def _text(name: str, dtype: pl.DataType) -> pl.Expr:
