@@ -41,17 +41,22 @@ def read_parquet(path: Path, wanted: Sequence[str]) -> Cells:
 
 
 def read_columns(path: Path) -> list[str]:
-    """The names of the columns that can be read as texts: not those of vectors or of objects."""
+    """The names of the columns that can be read as texts: not those of vectors, of objects or of bytes."""
     import pyarrow.parquet as pq
     from pyarrow import types
 
     with opened(path) as stream, explained(path):
         schema = pq.read_schema(io.BytesIO(stream.read()) if path.suffix == ".gz" else path)
 
+    others = (
+        *(types.is_nested, types.is_binary, types.is_large_binary, types.is_fixed_size_binary),
+        *(types.is_duration, types.is_decimal256),
+    )
+
     def is_text(kind: Any) -> bool:
         if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
             return bool(types.is_string(kind.value_type) or types.is_large_string(kind.value_type))
-        return not (types.is_nested(kind) or types.is_binary(kind))
+        return not any(is_other(kind) for is_other in others)
 
     return [field.name for field in schema if is_text(field.type)]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +222,14 @@ def test_json_lines_and_parquet_are_tables_too(propose: Propose, tmp_path: Path)
     table, _ = propose_table(tmp_path, ["log.jsonl", "p.parquet"], set(), datetime(2024, 6, 1).astimezone())
     assert table.interactions == Log(file="log.jsonl", user="user", item="item", timestamp="ts", unit="ms")
     assert table.items == Catalogue(file="p.parquet", title="title", image_urls="image")
+
+
+def test_columns_of_parquet_that_hold_no_texts_are_passed_over(propose: Propose, tmp_path: Path) -> None:
+    log = pl.DataFrame({"user": [u for u, *_ in ROWS], "item": [i for _, i, *_ in ROWS]})
+    pixels, spent = pl.lit(b"\xff\xd8"), pl.lit(timedelta(seconds=3))
+    log.with_columns(pixels=pixels, spent=spent).write_parquet(tmp_path / "log.parquet")
+    table, _ = propose_table(tmp_path, ["log.parquet"], set(), datetime(2024, 6, 1).astimezone())
+    assert table.interactions == Log(file="log.parquet", user="user", item="item")
 
 
 def test_quoted_texts_over_several_lines_are_read(propose: Propose) -> None:
