@@ -201,6 +201,14 @@ def test_two_logs_are_told_of(propose: Propose) -> None:
     assert "small.csv would do as well" in guessed(remarks)
 
 
+def test_of_many_files_it_is_said_that_some_were_not_looked_at(propose: Propose) -> None:
+    files = {"a.csv": lines(lambda u, i, t, r: f"{u},{i},{t}", "user,item,date")}
+    files |= {f"b{number}.md": "no table" for number in range(40)}
+    table, remarks = propose(files)
+    assert table.interactions.file == "a.csv"
+    assert "of 41 files only the first 30 were looked at" in guessed(remarks)
+
+
 def test_a_log_may_say_what_its_items_are(propose: Propose) -> None:
     text = lines(lambda u, i, t, r: f"{u},{i},{t},Thing {i},g{r}", "user,item,date,title,category")
     table, remarks = propose({"log.csv": text})
