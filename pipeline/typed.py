@@ -95,9 +95,11 @@ def _iso_milliseconds(text: pl.Series) -> pl.Series:
     day, hour, minute, second, fraction, offset = map(pl.col, names)
     days = day.str.to_date("%Y-%m-%d", strict=False).cast(pl.Int64)
     seconds = ((days * 24 + whole(hour)) * 60 + whole(minute)) * 60 + whole(second)
-    ahead = (whole(offset.str.slice(1, 2)) * 60 + whole(offset.str.slice(-2))) * 60
+    ahead_hours, ahead_minutes = whole(offset.str.slice(1, 2)), whole(offset.str.slice(-2))
+    ahead = (ahead_hours * 60 + ahead_minutes) * 60
     seconds += pl.when(offset.str.starts_with("-")).then(ahead).otherwise(-ahead)
     in_range = (whole(hour) < 24) & (whole(minute) < 60) & (whole(second) < 60)
+    in_range &= (ahead_hours < 24) & (ahead_minutes < 60)
     value = pl.when(in_range).then(seconds * 1000 + whole(fraction.str.pad_end(3, "0").str.head(3)))
     return text.str.extract_groups(_ISO).struct.rename_fields(names).struct.unnest().select(value).to_series()
 

@@ -248,6 +248,8 @@ def test_iso_datetimes_equal_the_standard_library(moments: list[datetime], separ
         ("2020-09-16T00:00:00Z", 1_600_214_400_000),
         ("2020-13-16", None),
         ("2020-09-16 25:00", None),
+        ("2020-09-16T00:00:00+99:00", None),
+        ("2020-09-16T00:00:00-01:60", None),
         ("inf", None),
         ("", None),
     ],
