@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from pipeline.cells import Cells, read_json_lines, text_lines
+from pipeline.cells import Cells, text_lines
 from pipeline.delimited import read_delimited, read_header
+from pipeline.json_lines import read_json_lines
 from pipeline.parquet import read_columns, read_parquet
 from pipeline.patterns import is_text
 from reveal_core.errors import UserError

@@ -14,8 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.any_table import columns_of
-from pipeline.cells import LINE, Cells, Malformed, find, inside, read_json_lines, read_sequences, read_split
+from pipeline.cells import LINE, Cells, Malformed, find, inside, read_sequences, read_split
 from pipeline.delimited import read_delimited
+from pipeline.json_lines import read_json_lines
 from pipeline.typed import Parsed, milliseconds, parse_items, parse_log
 from reveal_core.errors import UserError
 
