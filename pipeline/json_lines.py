@@ -35,7 +35,6 @@ def read_json_lines(
     """
     malformed = Malformed(path)
     names = (*wanted, *optional)
-    schema = {LINE: pl.Int64(), **dict.fromkeys(names, pl.String())}
 
     def blocks() -> Iterator[pl.DataFrame]:
         seen: set[str] = set()
@@ -54,22 +53,25 @@ def read_json_lines(
             seen.update(value)
             rows.append((number, *texts))
             if len(rows) == _BATCH:
-                yield frame(rows)
+                yield _frame(rows, names, malformed)
                 rows = []
         if seen:
             require(path, sorted(seen), wanted)
-        yield frame(rows)
-
-    def frame(rows: list[tuple[Any, ...]]) -> pl.DataFrame:
-        try:
-            return pl.DataFrame(rows, schema=schema, orient="row")
-        except UnicodeEncodeError:  # seldom: so lines are not asked one by one unless there is one
-            spoilt = dict.fromkeys(number for number, *texts in rows if not is_text("".join(texts)))
-        for number in spoilt:
-            malformed.add(number, "no text", "half of a surrogate pair, which is no character")
-        return frame([row for row in rows if row[0] not in spoilt])
+        yield _frame(rows, names, malformed)
 
     return Cells(blocks(), malformed)
+
+
+def _frame(rows: Sequence[tuple[Any, ...]], names: Sequence[str], malformed: Malformed) -> pl.DataFrame:
+    """The rows, each a line's number and its texts, but those that are no texts."""
+    schema = {LINE: pl.Int64(), **dict.fromkeys(names, pl.String())}
+    try:
+        return pl.DataFrame(rows, schema=schema, orient="row")
+    except UnicodeEncodeError:  # seldom: so lines are not asked one by one unless there is one
+        spoilt = dict.fromkeys(number for number, *texts in rows if not is_text("".join(texts)))
+    for number in spoilt:
+        malformed.add(number, "no text", "half of a surrogate pair, which is no character")
+    return _frame([row for row in rows if row[0] not in spoilt], names, malformed)
 
 
 def as_text(value: Any) -> str:
