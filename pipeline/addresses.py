@@ -6,7 +6,7 @@ import json
 
 import polars as pl
 
-from pipeline.cells import as_text
+from pipeline.json_lines import as_text
 
 #: Where another address begins. White space alone may be in one that was not written as the standard wants it.
 _NEXT = r"\s+([A-Za-z][A-Za-z0-9+.-]*://)"

@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
-from pipeline.cells import Cells, read_json_lines, text_lines
+from pipeline.cells import Cells, text_lines
 from pipeline.delimited import read_delimited, read_header
+from pipeline.json_lines import read_json_lines
 from pipeline.parquet import read_columns, read_parquet
+from pipeline.patterns import is_text
 from reveal_core.errors import UserError
 
 #: Suffixes with what separates the cells, where something does.
@@ -68,5 +70,5 @@ def columns_of(path: Path, separator: str | None = None) -> list[str]:
             value = json.loads(line)
         except (ValueError, RecursionError):
             continue
-        found |= dict.fromkeys(value) if isinstance(value, dict) else {}
+        found |= dict.fromkeys(filter(is_text, value)) if isinstance(value, dict) else {}
     return list(found)

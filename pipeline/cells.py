@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import difflib
 import gzip
-import json
 import os
 import zlib
 from collections import Counter
@@ -16,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import polars as pl
 
@@ -29,7 +28,6 @@ LINE = "#line"
 BLOCK = 16 << 20
 
 _EXAMPLES = 3
-_JSON_BATCH = 100_000
 _BOM = b"\xef\xbb\xbf"
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _MEND = "mend the file, or raise data.adapter.max_malformed"
@@ -241,7 +239,7 @@ def read_split(path: Path, separator: str, num_fields: int, names: Mapping[int, 
     kept = [pl.col("cut").struct.field(f"field_{i}").str.strip_chars().alias(name) for i, name in names.items()]
 
     def cells(first: int, block: bytes) -> pl.DataFrame:
-        lines = pl.Series("text", [decoded(block)]).str.split("\n").explode().str.strip_chars_end("\r")
+        lines = pl.Series("text", [decoded_lines(block)]).str.split("\n").explode().str.strip_chars_end("\r")
         frame = lines.to_frame().with_row_index(LINE, offset=first).filter(pl.col("text").str.strip_chars() != "")
         for line, found in frame.filter(fields != num_fields).select(LINE, fields).iter_rows():
             what = f"{num_fields} fields separated by {separator!r} expected"
@@ -262,7 +260,7 @@ def read_sequences(path: Path) -> Cells:
     words = pl.col("text").str.extract_all(r"\S+")
 
     def cells(first: int, block: bytes) -> pl.DataFrame:
-        lines = pl.Series("text", [decoded(block)]).str.split("\n").explode().to_frame()
+        lines = pl.Series("text", [decoded_lines(block)]).str.split("\n").explode().to_frame()
         frame = lines.with_row_index(LINE, offset=first).select(pl.col(LINE).cast(pl.Int64), words.alias("words"))
         for (line,) in frame.filter(pl.col("words").list.len() == 1).select(LINE).iter_rows():
             malformed.add(line, "no items", "a user and their items expected, found one word")
@@ -287,59 +285,9 @@ def decoded(text: bytes) -> str:
         return text.decode("latin-1")
 
 
-def read_json_lines(
-    path: Path,
-    wanted: Sequence[str],
-    *,
-    optional: Sequence[str] = (),
-    parse: Callable[[str], Any] = json.loads,
-    keep: Callable[[str], bool] | None = None,
-    cell: Callable[[str, Any], str] = lambda name, value: as_text(value),
-) -> Cells:
-    """Fields of one object per line.
-
-    Args:
-        wanted: it is an error if no line of the file has one of them.
-        optional: those that a file may lack.
-        parse: the line's object; raises ValueError or SyntaxError when it is none.
-        keep: whether to look at a line at all.
-        cell: the text of a field's value.
-    """
-    malformed = Malformed(path)
-    names = (*wanted, *optional)
-    schema = {LINE: pl.Int64(), **dict.fromkeys(names, pl.String())}
-
-    def blocks() -> Iterator[pl.DataFrame]:
-        seen: set[str] = set()
-        rows: list[tuple[Any, ...]] = []
-        for number, line in text_lines(path):
-            if keep is not None and not keep(line):
-                continue
-            try:
-                value = parse(line)
-            except (ValueError, SyntaxError, RecursionError, MemoryError):
-                value = None
-            if not isinstance(value, dict):
-                malformed.add(number, "no object", f"one object per line expected, found {line[:40]!r}")
-                continue
-            seen.update(value)
-            rows.append((number, *[cell(name, value.get(name)) for name in names]))
-            if len(rows) == _JSON_BATCH:
-                yield pl.DataFrame(rows, schema=schema, orient="row")
-                rows = []
-        if seen:
-            require(path, sorted(seen), wanted)
-        yield pl.DataFrame(rows, schema=schema, orient="row")
-
-    return Cells(blocks(), malformed)
-
-
-def as_text(value: Any) -> str:
-    """The text of a JSON value: lists are joined, nothing is the empty text."""
-    if type(value) is str:  # nearly always
-        return value.strip()
-    if value is None or isinstance(value, dict):
-        return ""
-    if isinstance(value, list):
-        return " ".join(filter(None, map(as_text, value)))
-    return str(value).strip()
+def decoded_lines(block: bytes) -> str:
+    """Each line as :func:`decoded` has it: a line that is no UTF-8 changes nothing in the others."""
+    try:
+        return block.decode("utf-8")
+    except UnicodeDecodeError:
+        return "\n".join(map(decoded, block.split(b"\n")))

@@ -204,9 +204,11 @@ def _texts(values: pl.Series, by_byte: bool) -> pl.Series:
 
 
 def _unquoted(frame: pl.DataFrame, malformed: Malformed) -> pl.DataFrame:
-    """Take off the quotes around values that were read with them; a value in which one is left over is malformed."""
+    """Values that were read with their quotes, without them; a value in which one is left over is malformed."""
     for name in frame.columns[1:]:
         odd = frame[name].str.count_matches('"', literal=True) % 2 == 1
         malformed.add_rows(frame.filter(odd), name, "quoted properly")
-        frame = frame.filter(~odd).with_columns(pl.col(name).str.strip_chars('"'))
+        frame = frame.filter(~odd)
+        inner = pl.col(name).str.extract(r'(?s)^"(.*)"$').str.replace_all('""', '"', literal=True).str.strip_chars()
+        frame = frame.with_columns(pl.coalesce(inner, name).alias(name))
     return frame

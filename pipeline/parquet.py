@@ -33,25 +33,30 @@ def read_parquet(path: Path, wanted: Sequence[str]) -> Cells:
         with explained(path):
             for batch in file.iter_batches(_BATCH, columns=columns):
                 frame = pl.DataFrame(batch)
-                texts = [_text(name, frame.schema[name]).fill_null("").str.strip_chars() for name in columns]
-                yield frame.select(texts).with_row_index(LINE, offset=first).cast({LINE: pl.Int64})
+                texts = pl.DataFrame([_texts(path, frame[name]) for name in columns])
+                yield texts.with_row_index(LINE, offset=first).cast({LINE: pl.Int64})
                 first += frame.height
 
     return Cells(blocks(), Malformed(path))
 
 
 def read_columns(path: Path) -> list[str]:
-    """The names of the columns that can be read as texts: not those of vectors or of objects."""
+    """The names of the columns that can be read as texts: not those of vectors, of objects or of bytes."""
     import pyarrow.parquet as pq
     from pyarrow import types
 
     with opened(path) as stream, explained(path):
         schema = pq.read_schema(io.BytesIO(stream.read()) if path.suffix == ".gz" else path)
 
+    others = (
+        *(types.is_nested, types.is_binary, types.is_large_binary, types.is_fixed_size_binary),
+        *(types.is_duration, types.is_decimal256),
+    )
+
     def is_text(kind: Any) -> bool:
         if types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind):
             return bool(types.is_string(kind.value_type) or types.is_large_string(kind.value_type))
-        return not (types.is_nested(kind) or types.is_binary(kind))
+        return not any(is_other(kind) for is_other in others)
 
     return [field.name for field in schema if is_text(field.type)]
 
@@ -65,6 +70,14 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"not a Parquet file: {str(error).splitlines()[0]}", where=str(path)) from None
+
+
+def _texts(path: Path, values: pl.Series) -> pl.Series:
+    try:
+        return values.to_frame().select(_text(values.name, values.dtype).fill_null("").str.strip_chars()).to_series()
+    except pl.exceptions.PolarsError:
+        what = f"column {values.name!r} holds no texts, numbers or times but {values.dtype}"
+        raise UserError(what, where=str(path), mend="name another column") from None
 
 
 def _text(name: str, dtype: pl.DataType) -> pl.Expr:

@@ -60,10 +60,10 @@ def leaves_folder(path: str) -> bool:
     return path.startswith("/") or ".." in parts or parts[0].endswith(":") or "\0" in path
 
 
-def is_text(name: str) -> bool:
-    """Whether a name from the disk can hold an item's id, and be written down: not every sequence of bytes can."""
+def is_text(text: str) -> bool:
+    """Whether it can be written down: a name of bytes that are no UTF-8, or half of a surrogate pair, cannot."""
     try:
-        name.encode()
+        text.encode()
     except UnicodeEncodeError:
         return False
     return True

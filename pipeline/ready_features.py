@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal
 
 import numpy as np
@@ -22,6 +23,9 @@ from pipeline.delimited import read_header
 from pipeline.parquet import explained, read_parquet
 from reveal_core.config import Config
 from reveal_core.errors import UserError
+
+#: What numpy raises where a header is spoilt, which it reads as a Python literal.
+_UNREADABLE = (ValueError, OSError, EOFError, SyntaxError, TokenError, TypeError, MemoryError, RecursionError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,9 +130,11 @@ def read_features(config: FeatureFile, root: Path) -> Vectors:
 
 def _read_matrix(path: Path) -> npt.NDArray[Any]:
     try:
-        rows_ME = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise UserError(f"not a .npy file of numbers: {str(error).splitlines()[0]}", where=str(path)) from None
+        with np.errstate(over="ignore"):
+            rows_ME = np.load(path, mmap_mode="r", allow_pickle=False)
+    except _UNREADABLE as error:
+        why = (str(error) or type(error).__name__).splitlines()[0]
+        raise UserError(f"not a .npy file of numbers: {why}", where=str(path)) from None
     if not isinstance(rows_ME, np.ndarray):
         raise UserError("not a .npy file but an archive of several", where=str(path), mend="save one array")
     if rows_ME.ndim != 2 or rows_ME.dtype.kind not in "fiu":

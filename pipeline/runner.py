@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from pipeline.artifacts import ArtifactStore, Receipt
 from pipeline.files import digest_json
-from pipeline.fingerprint import basis, explain
+from pipeline.fingerprint import FORMAT, basis, explain
 from pipeline.stage import Progress, Stage, Workspace
 from reveal_core.errors import UserError
 
@@ -120,7 +120,8 @@ class Runner:
         return told
 
     def _changes(self, stage: Stage, last: dict[str, Any] | None, after: Path) -> str:
-        if last is None:
+        # What another version wrote may have another form.
+        if last is None or (last["format"], last["version"]) != (FORMAT, stage.version):
             return ""
         before = self.store.receipt(stage.name, digest_json(last))
         return "" if before is None else stage.changes(self.store.folder(stage.name, before.key), after)

@@ -30,6 +30,7 @@ ITEM_FIELDS = {name: dtype for name, dtype in ITEMS.items() if name != ITEM_INDE
 Unit: TypeAlias = Literal["s", "ms"]
 
 _YEAR_10000 = 253_402_300_800_000  # in ms; what is given in the wrong unit lies beyond
+_EXACT = 1e15  # beyond this, different whole numbers may be one and the same in 64 bits
 _FRACTION, _OFFSET = r"(?:\.(\d{1,6})\d*)?", r"(Z|[+-]\d{2}:?\d{2})?"
 _ISO = rf"^(\d{{4}}-\d{{2}}-\d{{2}})(?:[T ](\d{{2}}):(\d{{2}})(?::(\d{{2}}){_FRACTION})?)?\s*{_OFFSET}$"
 
@@ -94,9 +95,11 @@ def _iso_milliseconds(text: pl.Series) -> pl.Series:
     day, hour, minute, second, fraction, offset = map(pl.col, names)
     days = day.str.to_date("%Y-%m-%d", strict=False).cast(pl.Int64)
     seconds = ((days * 24 + whole(hour)) * 60 + whole(minute)) * 60 + whole(second)
-    ahead = (whole(offset.str.slice(1, 2)) * 60 + whole(offset.str.slice(-2))) * 60
+    ahead_hours, ahead_minutes = whole(offset.str.slice(1, 2)), whole(offset.str.slice(-2))
+    ahead = (ahead_hours * 60 + ahead_minutes) * 60
     seconds += pl.when(offset.str.starts_with("-")).then(ahead).otherwise(-ahead)
     in_range = (whole(hour) < 24) & (whole(minute) < 60) & (whole(second) < 60)
+    in_range &= (ahead_hours < 24) & (ahead_minutes < 60)
     value = pl.when(in_range).then(seconds * 1000 + whole(fraction.str.pad_end(3, "0").str.head(3)))
     return text.str.extract_groups(_ISO).struct.rename_fields(names).struct.unnest().select(value).to_series()
 
@@ -139,6 +142,7 @@ def _typed_log(block: pl.DataFrame, malformed: Malformed, unit: Unit, time_forma
     if POSITION in block.columns:
         values[POSITION] = _number(block[POSITION])
         faults.append((POSITION, values[POSITION].is_null(), "a number"))
+        faults.append((POSITION, (values[POSITION].abs() >= _EXACT).fill_null(False), "a number of 15 digits at most"))
     good = pl.repeat(True, block.height, eager=True)
     for name, fault, expected in faults:
         malformed.add_rows(block.filter(fault & good), name, expected)

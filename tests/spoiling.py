@@ -35,7 +35,7 @@ PIECES = (
         b"*a",
         b"&a ",
     ),
-    *(b"x" * 300, b"[" * 300, b"{a: " * 100),
+    *(b"\\ud800", b"[" * 600 + b"]" * 600, b"x" * 300, b"[" * 300, b"{a: " * 100),
 )
 Kind = Literal["insert", "delete", "replace", "repeat", "cut"]
 

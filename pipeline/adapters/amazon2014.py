@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pipeline.adapters.base import AmazonCategory, Raw, amazon_cell
-from pipeline.cells import Cells, read_json_lines
+from pipeline.cells import Cells
+from pipeline.json_lines import read_json_lines
 from pipeline.typed import parse_log
 from reveal_core.schema import IMAGE_URLS, ITEM_ID, RATING, TIMESTAMP, USER_ID
 

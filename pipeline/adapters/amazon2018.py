@@ -15,7 +15,8 @@ from typing import ClassVar, Literal
 import polars as pl
 
 from pipeline.adapters.base import AmazonCategory, Raw, amazon_cell
-from pipeline.cells import Cells, read_json_lines, read_split, together
+from pipeline.cells import Cells, read_split, together
+from pipeline.json_lines import read_json_lines
 from pipeline.typed import parse_log
 from reveal_core.schema import IMAGE_URLS, ITEM_ID, RATING, TIMESTAMP, USER_ID
 

@@ -18,8 +18,9 @@ from typing import Any, ClassVar, Literal
 import polars as pl
 
 from pipeline.adapters.base import AmazonCategory, Raw, amazon_cell, locate
-from pipeline.cells import Cells, read_json_lines, together
+from pipeline.cells import Cells, together
 from pipeline.delimited import read_delimited
+from pipeline.json_lines import read_json_lines
 from pipeline.typed import joined, parse_log
 from reveal_core.schema import IMAGE_URLS, ITEM_ID, RATING, TIMESTAMP, USER_ID
 

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from pipeline.cells import Cells, Malformed, as_text, inside
+from pipeline.cells import Cells, Malformed, inside
+from pipeline.json_lines import as_text
 from pipeline.typed import ITEM_FIELDS, Parsed, parse_items
 from reveal_core.config import Config
 from reveal_core.errors import UserError

@@ -10,8 +10,9 @@ from typing import ClassVar, Literal
 import polars as pl
 
 from pipeline.adapters.base import Adapter, Raw, raw
-from pipeline.cells import Cells, find, inside, read_json_lines, read_split, require
+from pipeline.cells import Cells, find, inside, read_split, require
 from pipeline.delimited import read_delimited, read_header
+from pipeline.json_lines import read_json_lines
 from pipeline.typed import parse_items, parse_log
 from reveal_core.schema import ITEM_ID, POSITION, RATING, TIMESTAMP, USER_ID
 

@@ -25,14 +25,15 @@ class TableFile(Config):
     file: str
     """Relative to data.root; .csv, .tsv, .jsonl (.ndjson, .json: one object per line) or .parquet, each also .gz."""
     separator: str | None = None
-    """Between the cells of a text file, one character; null = a comma in a .csv, a tab in a .tsv file. A text file with
-    another suffix needs it."""
+    """Between the cells of a text file, one character of ASCII; null = a comma in a .csv, a tab in a .tsv file. A text
+    file with another suffix needs it."""
     header: tuple[str, ...] = ()
     """Names for all columns of a text file that does not begin with them."""
 
     def __post_init__(self) -> None:
-        if self.separator is not None and (len(self.separator) != 1 or self.separator in '"\r\n'):
-            raise ValueError("separator must be one character, and neither a quote nor a line break")
+        given = self.separator
+        if given is not None and (len(given) != 1 or not given.isascii() or given in '"\r\n\0'):
+            raise ValueError("separator must be one character of ASCII, and neither a quote nor a line break")
         if (self.separator or self.header) and suffix(Path(self.file)) in (*JSON_LINES, ".parquet"):
             raise ValueError("separator and header are for text files: JSON lines and Parquet name their columns")
         if len(set(self.header)) < len(self.header):
@@ -57,7 +58,8 @@ class Log(TableFile):
     time_format: str | None = None
     """Form of the times when they are neither of these, as in strptime: "%d.%m.%Y %H:%M"; taken for UTC."""
     position: str | None = None
-    """Column of a number that grows along the user's history, instead of a timestamp; without both, file order."""
+    """Column of a number, of 15 digits at most, that grows along the user's history, instead of a timestamp; without
+    both, file order."""
     multiline: bool = False
     """Whether quoted values (the text of a review) run over several lines of a text file."""
 

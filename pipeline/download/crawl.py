@@ -28,6 +28,8 @@ class _Host:
     """On the loop's clock."""
     unanswered: int = 0
     """Images in a row."""
+    closed: bool = False
+    """Whether it asked to be left alone for longer than this run waits."""
 
 
 @dataclass
@@ -37,6 +39,8 @@ class _Token:
     """What is to be tried again."""
     attempts: int = 0
     """At it, so far."""
+    outcome: Outcome | None = None
+    """Of the last one."""
 
 
 class Crawl:
@@ -80,6 +84,9 @@ class Crawl:
         loop = asyncio.get_running_loop()
         while (token := await self._ready.get()) is not None:
             host = token.host
+            if host.closed and token.url is not None and token.outcome is not None:
+                self._tell(token.url, token.outcome)
+                continue
             if token.url is None and not host.pending:
                 continue  # this token is needed no more
             pause = host.not_before - loop.time()
@@ -93,7 +100,7 @@ class Crawl:
                 self._finish(host, url, outcome)
                 self._ready.put_nowait(_Token(host))
             else:
-                loop.call_later(wait, self._ready.put_nowait, _Token(host, url, token.attempts + 1))
+                loop.call_later(wait, self._ready.put_nowait, _Token(host, url, token.attempts + 1, outcome))
 
     def _wait(self, host: _Host, outcome: Outcome, attempts: int) -> float | None:
         """How long to wait with the next attempt, in seconds; None when there is to be none."""
@@ -107,8 +114,8 @@ class Crawl:
     def _finish(self, host: _Host, url: str, outcome: Outcome) -> None:
         self._tell(url, outcome)
         host.unanswered = host.unanswered + 1 if outcome.again == "now" else 0
-        asks_too_much = (outcome.wait_s or 0.0) > self._settings.longest_wait_s
-        if host.unanswered >= GIVE_UP or asks_too_much:
+        host.closed |= (outcome.wait_s or 0.0) > self._settings.longest_wait_s
+        if host.unanswered >= GIVE_UP or host.closed:
             for other in host.pending:
                 self._tell(other, replace(outcome, detail=f"not asked for, as before it: {outcome.detail}"))
             host.pending.clear()

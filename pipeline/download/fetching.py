@@ -14,6 +14,7 @@ from pathlib import Path
 import httpcore2
 import httpx2
 
+from pipeline.cells import decoded
 from pipeline.download.ledger import Entry, Ledger, Outcome
 from pipeline.download.network import Guard, RefusedError
 from pipeline.download.settings import DownloadSettings
@@ -25,6 +26,7 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _GONE = (404, 410)
 _PASSING = (408, 425, 429)
 _LONGEST_TAG = 256
+_LOOKUPS = 4  # of names, for each request under way: the system's patience is longer than ours
 
 
 class Fetcher:
@@ -36,12 +38,12 @@ class Fetcher:
         ledger.partial.mkdir(exist_ok=True)
         self._agent = f"reveal-recsys/{importlib.metadata.version('reveal-recsys')} {settings.contact}".strip()
         # Neither proxies nor credentials from the environment, no cookies, no compression: what is sent is what comes.
-        self._pool = httpcore2.AsyncConnectionPool(
-            max_connections=settings.concurrency, network_backend=Guard(settings.allow_private)
-        )
+        self._guard = Guard(settings.allow_private, _LOOKUPS * settings.concurrency)
+        self._pool = httpcore2.AsyncConnectionPool(max_connections=settings.concurrency, network_backend=self._guard)
 
     async def aclose(self) -> None:
         await self._pool.aclose()
+        self._guard.close()
 
     async def fetch(self, url: str) -> Outcome:
         """Ask for one image; every failure that is not this machine's is an outcome."""
@@ -147,10 +149,10 @@ def _file(partial: Path, final: Path) -> None:
 
 
 def _headers(response: httpcore2.Response) -> dict[str, str]:
-    """By lower-case name; of a header that is sent twice the first one counts."""
+    """By lower-case name; of a header that is sent twice the first one counts. Some send addresses in plain UTF-8."""
     found: dict[str, str] = {}
     for name, value in response.headers:
-        found.setdefault(name.decode("latin-1").lower(), value.decode("latin-1").strip())
+        found.setdefault(name.decode("latin-1").lower(), decoded(value).strip())
     return found
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pipeline.download.settings import DownloadSettings
+from reveal_core.errors import UserError
 from reveal_core.images import Status
 
 #: When it may be worth asking for a failed image again: in this run, in the next one, or never.
@@ -70,16 +73,24 @@ class Ledger:
 
     Args:
         folder: of the files; the table is in it.
+
+    Raises:
+        UserError: by every method that asks the table, when it is damaged or the disk refuses.
     """
 
     def __init__(self, folder: Path, settings: DownloadSettings) -> None:
         self.folder, self._settings = folder, settings
         folder.mkdir(parents=True, exist_ok=True)
-        self._connection = sqlite3.connect(folder / "ledger.sqlite", timeout=60, isolation_level=None)
-        # A killed process loses nothing that was written; a killed machine the last moments.
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = NORMAL")
-        self._connection.execute(_TABLE)
+        self._path = folder / "ledger.sqlite"
+        with _explained(self._path):
+            self._connection = sqlite3.connect(self._path, timeout=60, isolation_level=None)
+        try:
+            # A killed process loses nothing that was written; a killed machine the last moments.
+            for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", _TABLE):
+                self._rows(statement)
+        except UserError:
+            self.close()
+            raise
 
     @property
     def partial(self) -> Path:
@@ -91,8 +102,8 @@ class Ledger:
         shutil.rmtree(self.partial, ignore_errors=True)
 
     def entry(self, url: str) -> Entry | None:
-        row = self._connection.execute("SELECT * FROM downloads WHERE url = ?", (url,)).fetchone()
-        return None if row is None else Entry(*row)
+        rows = self._rows("SELECT * FROM downloads WHERE url = ?", url)
+        return Entry(*rows[0]) if rows else None
 
     def due(self, url: str, under: str) -> bool:
         """Whether to ask: it never was, not since ``refresh``, under another rule, in vain, or the file is gone."""
@@ -109,7 +120,7 @@ class Ledger:
     def to_ask_again(self) -> set[str]:
         """The addresses that failed and that another run may ask for."""
         query = "SELECT url FROM downloads WHERE again AND attempts < ? AND refresh = ?"
-        return {row[0] for row in self._connection.execute(query, (self._settings.runs, self._settings.refresh))}
+        return {row[0] for row in self._rows(query, self._settings.runs, self._settings.refresh)}
 
     def usable(self, url: str) -> Entry | None:
         """What is known of an address of which there is a file."""
@@ -143,7 +154,23 @@ class Ledger:
             self._write(Entry(url, status, detail, *nothing, True, old.attempts, old.refresh, old.under))
 
     def _write(self, entry: Entry) -> None:
-        self._connection.execute(_WRITE, astuple(entry))
+        self._rows(_WRITE, *astuple(entry))
+
+    def _rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        with _explained(self._path):
+            return self._connection.execute(statement, values).fetchall()
 
     def close(self) -> None:
         self._connection.close()
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """What SQLite has to say is the user's to mend: without the table nobody knows which file is which image."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:  # the disk refuses, or another process holds it
+        raise UserError(f"cannot be used: {error}", where=str(path)) from None
+    except sqlite3.DatabaseError as error:
+        mend = "remove it: then all images are asked for again"
+        raise UserError(f"is damaged: {error}", where=str(path), mend=mend) from None

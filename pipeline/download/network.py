@@ -11,6 +11,8 @@ import asyncio
 import ipaddress
 import socket
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpcore2
@@ -42,11 +44,21 @@ def is_public(address: str) -> bool:
 
 
 class Guard(httpcore2.AsyncNetworkBackend):
-    """Opens connections to public addresses only, unless others are allowed."""
+    """Opens connections to public addresses only, unless others are allowed.
 
-    def __init__(self, allow_private: bool) -> None:
+    Args:
+        lookups: names that may be looked up at once. The system goes on with one that nobody waits for any more, and
+            those shall keep no other name waiting.
+    """
+
+    def __init__(self, allow_private: bool, lookups: int = 64) -> None:
         self._allow_private = allow_private
         self._inner = httpcore2.AnyIOBackend()
+        self._lookups = ThreadPoolExecutor(lookups, thread_name_prefix="lookup")
+
+    def close(self) -> None:
+        """Wait for no name any more."""
+        self._lookups.shutdown(wait=False, cancel_futures=True)
 
     async def connect_tcp(
         self,
@@ -77,9 +89,9 @@ class Guard(httpcore2.AsyncNetworkBackend):
 
     async def _addresses(self, host: str, port: int, timeout: float | None) -> list[str]:
         """What the name resolves to now and may be connected to; not empty."""
-        lookup = asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        lookup = partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
         try:
-            found = await asyncio.wait_for(lookup, timeout)
+            found = await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(self._lookups, lookup), timeout)
         except asyncio.TimeoutError:
             raise httpcore2.ConnectTimeout("the name could not be resolved in time") from None
         except (OSError, UnicodeError):

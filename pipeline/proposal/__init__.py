@@ -23,7 +23,6 @@ from reveal_core.schema import IMAGE_URLS, ITEM_ID
 from reveal_core.texts import TEXT_FIELDS
 
 _DEEPEST = 2  # folders down, a table is looked for
-_MOST_TABLES = 30
 _LOG = "data.adapter"
 
 
@@ -81,7 +80,7 @@ def _adapter(root: Path, files: Sequence[str], now: datetime) -> tuple[Adapter, 
         return adapter, raw, [Remark(_LOG, f"recognised as {kind} by {named}")]
     tables = [name for name in files if name.count("/") < _DEEPEST and not (is_image(name) or _is_hidden(name))]
     stems = {PurePosixPath(name).stem for name in files if is_image(name)}
-    table, told = propose_table(root, tables[:_MOST_TABLES], stems, now)
+    table, told = propose_table(root, tables, stems, now)
     remarks += [Remark(_LOG, "no known format: tables, with these columns"), *told]
     return table, table.read(root), remarks
 

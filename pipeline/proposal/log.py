@@ -16,7 +16,7 @@ import polars as pl
 from pipeline.proposal.names import ROLES, rank
 from pipeline.proposal.remarks import Remark
 from pipeline.proposal.sample import Sample
-from pipeline.proposal.times import Times, fitting, read_times
+from pipeline.proposal.times import Times, agree, fitting, read_times
 from reveal_core.errors import UserError
 
 PLACE = "data.adapter.interactions"
@@ -228,11 +228,14 @@ def _with_one_form(guess: LogGuess) -> LogGuess:
     if times is None or len(times.forms) < 2:
         return guess
     name = guess.columns["timestamp"]
-    forms = fitting(guess.sample.column(name), times.forms)
-    if len(forms) > 1:
+    values = guess.sample.column(name)
+    forms = fitting(values, times.forms)
+    if not agree(values, forms):
         what = f"column {name!r} fits {' and '.join(forms)}: which is meant cannot be told"
         mend = "write the times as 2024-12-31, or the manifest by hand with time_format"
         raise UserError(what, where=guess.sample.file, mend=mend)
-    why = f"of {' and '.join(times.forms)} only {forms[0]} fits every value"
-    remarks = [*(one for one in guess.remarks if one.path != f"{PLACE}.timestamp"), Remark(f"{PLACE}.timestamp", why)]
+    why = f"of {' and '.join(times.forms)} the values fit {forms[0]}"
+    why += " best" if len(forms) == 1 else ", but also the other: each says the same of them"
+    remark = Remark(f"{PLACE}.timestamp", why, guessed=len(forms) > 1)
+    remarks = [*(one for one in guess.remarks if one.path != remark.path), remark]
     return replace(guess, times=replace(times, forms=forms), remarks=remarks)

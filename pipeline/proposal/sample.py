@@ -149,4 +149,4 @@ def _has_header(lines: list[list[str]]) -> tuple[bool, bool]:
 
 def _is_value(text: str) -> bool:
     """Whether it is no name: a number, a date, an address."""
-    return text[:1].isdigit() or text[:1] in "-+." or "://" in text
+    return text[:1].isdigit() or text.startswith(("-", "+", ".")) or "://" in text

@@ -16,6 +16,7 @@ from pipeline.proposal.remarks import Remark
 from pipeline.proposal.sample import Sample, read_sample
 from reveal_core.errors import UserError
 
+_MOST_FILES = 30  # that are looked at
 _TOLD = 3  # files, of those that are no tables
 
 
@@ -23,13 +24,13 @@ def propose_table(root: Path, files: Sequence[str], stems: Set[str], now: dateti
     """The log, and the catalogue if there is one.
 
     Args:
-        files: to look at, relative to the root.
+        files: to look at, relative to the root; of many the first ones.
         stems: of the names of image files.
 
     Raises:
         UserError: when it cannot be told who chose what.
     """
-    looked_at = {file: read_sample(root, file) for file in files}
+    looked_at = {file: read_sample(root, file) for file in files[:_MOST_FILES]}
     samples = [sample for sample in looked_at.values() if isinstance(sample, Sample)]
     if not samples:
         told = "".join(f"; {file}: {why}" for file, why in list(looked_at.items())[:_TOLD])
@@ -38,6 +39,9 @@ def propose_table(root: Path, files: Sequence[str], stems: Set[str], now: dateti
     keys = [Key(sample, name, set(sample.column(name))) for sample in samples for name in key_columns(sample)]
     guess = guess_log(samples, keys, stems, now)
     remarks = list(guess.remarks)
+    if len(files) > _MOST_FILES:
+        text = f"of {len(files):,} files only the first {_MOST_FILES} were looked at"
+        remarks.append(Remark("data.adapter", text, guessed=True))
     catalogue = _catalogue(guess, remarks)
     read = {guess.sample.file, *([catalogue.file] if catalogue is not None else [])}
     unread = [

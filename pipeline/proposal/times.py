@@ -9,12 +9,12 @@ import polars as pl
 
 from pipeline.typed import Unit, milliseconds
 
-#: Forms that people write times in, those of the day before the month first.
+#: Forms that people write times in, those of the day before the month first. ``%B`` reads short names of months too.
 FORMS = tuple(
     day + time
     for day in (
         "%d.%m.%Y", "%d/%m/%Y", "%m/%d/%Y", "%d-%m-%Y", "%m-%d-%Y", "%Y/%m/%d", "%Y.%m.%d", "%Y%m%d",
-        "%d %b %Y", "%d %B %Y", "%b %d, %Y", "%B %d, %Y", "%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%Y-%m-%d",
+        "%d %B %Y", "%B %d, %Y", "%d.%m.%y", "%d/%m/%y", "%m/%d/%y", "%Y-%m-%d",
     )
     for time in ("", " %H:%M", " %H:%M:%S", ", %H:%M", ", %H:%M:%S", " %I:%M %p", " %I:%M:%S %p", " %H:%M:%S UTC")
 )  # fmt: skip
@@ -31,7 +31,8 @@ class Times:
     unit: Unit | None
     """Of numbers; None when they are none."""
     forms: tuple[str, ...]
-    """As in strptime; none when they are numbers or ISO 8601, several when those say different times of the values."""
+    """As in strptime; none when they are numbers or ISO 8601, several when the values fit several, be it that these say
+    the same of them: other values may tell them apart."""
     why: str
 
 
@@ -50,12 +51,7 @@ def read_times(values: pl.Series, now: datetime) -> Times | None:
             return None
     elif _plausible(milliseconds(texts, "s"), now):
         return Times(None, (), f"ISO 8601, {example}")
-    parsed: dict[str, pl.Series] = {}
-    for form in FORMS:
-        times = milliseconds(texts, "s", form)
-        if _plausible(times, now) and not any(times.equals(other) for other in parsed.values()):
-            parsed[form] = times
-    forms = tuple(parsed)
+    forms = tuple(form for form in FORMS if _plausible(milliseconds(texts, "s", form), now))
     return Times(None, forms, f"times {example} are of the form {forms[0]}") if forms else None
 
 
@@ -63,6 +59,12 @@ def fitting(values: pl.Series, forms: tuple[str, ...]) -> tuple[str, ...]:
     """Those of the forms that more of the values fit than any other."""
     counts = {form: len(values) - milliseconds(values, "s", form).null_count() for form in forms}
     return tuple(form for form in forms if counts[form] == max(counts.values()))
+
+
+def agree(values: pl.Series, forms: tuple[str, ...]) -> bool:
+    """Whether the forms say the same times of the values."""
+    first, *others = (milliseconds(values, "s", form) for form in forms)
+    return all(times.equals(first) for times in others)
 
 
 def _plausible(times: pl.Series, now: datetime) -> bool:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -130,29 +130,45 @@ def listing(folder: Path, follow_links: bool) -> Iterator[tuple[str, os.stat_res
     """
     _checked(folder)
     try:
-        yield from _below(folder, "", set(), None if follow_links else _Inside(folder))
+        yield from _below(folder, None if follow_links else _Inside(folder))
     except OSError as error:
         raise UserError(
             f"cannot be read: {error.strerror}", where=f"data.images.folder: {error.filename}", mend="check its rights"
         ) from None
 
 
-def _below(
-    folder: Path, prefix: str, above: Set[tuple[int, int]], inside: _Inside | None
-) -> Iterator[tuple[str, os.stat_result | None]]:
-    facts = folder.stat()
-    here = (facts.st_dev, facts.st_ino)
-    if here in above:
-        return
-    with os.scandir(folder) as entries:
-        for entry in sorted(entries, key=lambda entry: entry.name):
-            name = f"{prefix}{entry.name}"
-            if inside is not None and entry.is_symlink() and not inside(name):
-                yield name, None
-            elif entry.is_dir():
-                yield from _below(Path(entry.path), f"{name}/", above | {here}, inside)
-            elif entry.is_file():
-                yield name, entry.stat()
+class _Level(NamedTuple):
+    """A folder that is being listed."""
+
+    prefix: str
+    place: tuple[int, int]
+    """Device and inode."""
+    entries: Iterator[os.DirEntry[str]]
+
+    @classmethod
+    def of(cls, folder: str | Path, prefix: str) -> _Level:
+        facts = Path(folder).stat()
+        with os.scandir(folder) as entries:
+            return cls(prefix, (facts.st_dev, facts.st_ino), iter(sorted(entries, key=lambda entry: entry.name)))
+
+
+def _below(folder: Path, inside: _Inside | None) -> Iterator[tuple[str, os.stat_result | None]]:
+    """Without recursion: folders may lie deeper in one another than Python calls functions."""
+    levels = [_Level.of(folder, "")]
+    while levels:
+        entry = next(levels[-1].entries, None)
+        if entry is None:
+            levels.pop()
+            continue
+        name = f"{levels[-1].prefix}{entry.name}"
+        if inside is not None and entry.is_symlink() and not inside(name):
+            yield name, None
+        elif entry.is_dir():
+            below = _Level.of(entry.path, f"{name}/")
+            if all(below.place != level.place for level in levels):
+                levels.append(below)
+        elif entry.is_file():
+            yield name, entry.stat()
 
 
 def _shared(candidates: Sequence[Candidate]) -> list[str]:

@@ -7,7 +7,7 @@ import json
 import tarfile
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import IO, Literal
 
 import numpy as np
@@ -22,9 +22,12 @@ from reveal_core.errors import UserError
 from reveal_core.images import ImageCheck
 from reveal_core.schema import ITEM_ID
 
-#: No header of a tar file is longer, in bytes: only one that lies about its length would be.
-_MAX_HEADER = 1 << 20
+#: No header of a tar file is longer, in bytes: only one that lies about its length would be, or one that is made to
+#: cost time, since Python searches it in a time that grows with the square of its length.
+_MAX_HEADER = 1 << 16
 _BLOCK = 512
+#: What is wrong with a header; many in a row that name the one after them are read by recursion.
+_DAMAGED = (tarfile.TarError, ValueError, OverflowError, RecursionError)
 _COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7": "xz", b"\x28\xb5": "zstd"}
 
 
@@ -38,8 +41,11 @@ class Tar(ByPattern):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if leaves_folder(self.files) or not self.files:
+        parts = PurePosixPath(self.files).parts
+        if leaves_folder(self.files) or not parts:
             raise ValueError(f"files {self.files!r} must be a path inside data.root")
+        if any("**" in part and part != "**" for part in parts):
+            raise ValueError(f"files {self.files!r} may have ** alone between two slashes only")
 
     def base_folder(self, root: Path) -> Path:
         return root
@@ -140,18 +146,20 @@ def read_index(path: Path) -> Index:
         refused = 0
         try:
             tar = tarfile.open(fileobj=file, mode="r:")  # noqa: SIM115 - closing the file is enough
-        except (tarfile.TarError, ValueError, OverflowError):
+        except _DAMAGED:
             raise UserError("is not a tar file", where=str(path), mend="check data.images.source.files") from None
         try:
             while (member := tar.next()) is not None:
                 tar.members = []  # type: ignore[attr-defined] # it would keep them all
+                if member.size < 0:
+                    raise tarfile.ReadError("the file would go on before this member")
                 name = member.name.removeprefix("./")
                 if leaves_folder(name) or not is_text(name):
                     refused += 1
                 elif member.isreg() and not member.issparse():
                     members[name] = member.offset_data, member.size
             whole = _ends(file, tar.offset)
-        except (tarfile.TarError, ValueError, OverflowError):
+        except _DAMAGED:
             whole = False
         return Index(members, refused, None if whole else tar.offset)
 

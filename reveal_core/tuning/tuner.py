@@ -238,7 +238,8 @@ def _gradient_shares(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     squares: dict[str, float] = {}
     for group in optimizer.param_groups:
         found = [parameter.grad.double().square().sum() for parameter in group["params"] if parameter.grad is not None]
-        squares[group["owner"]] = squares.get(group["owner"], 0.0) + float(torch.stack(found).sum())
+        square = float(torch.stack(found).sum()) if found else 0.0  # none of the step's items went through this tower
+        squares[group["owner"]] = squares.get(group["owner"], 0.0) + square
     lengths = {name: square**0.5 for name, square in squares.items()}
     total = sum(lengths.values())
     if len(lengths) < 2 or not total > 0:

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from pipeline import cells
 from pipeline.adapters.table import Log, Table
-from pipeline.cells import LINE, Cells, line_blocks, read_json_lines, read_sequences, read_split
+from pipeline.cells import LINE, Cells, line_blocks, read_sequences, read_split
 from pipeline.delimited import read_delimited
+from pipeline.json_lines import read_json_lines
 from pipeline.parquet import read_parquet
 from reveal_core.errors import UserError
 

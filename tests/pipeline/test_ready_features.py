@@ -121,6 +121,29 @@ def test_nothing_in_a_file_is_executed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (3, 2), ",
+        "'''",
+        "  x\n y",
+        "(" * 9000,
+        "-" * 9000 + "1",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (-3, 2)}",
+        "{'descr': '<f8,<', 'fortran_order': False, 'shape': (3, 2)}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (10000000000, 10000000000)}",
+        "{'descr': '<f8', 'fortran_order': False, 'shape': (True, 2)}",
+    ],
+)
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_spoilt_header_is_one_line(tmp_path: Path, header: str, version: int) -> None:
+    config, content = matrix(tmp_path), header.encode() + b"\n"
+    length = len(content).to_bytes(2 if version == 1 else 4, "little")
+    (tmp_path / "v.npy").write_bytes(b"\x93NUMPY" + bytes([version, 0]) + length + content + ROWS.tobytes())
+    with pytest.raises(UserError, match=r"^[^\n]*v\.npy: [^\n]+$"):
+        read_features(config, tmp_path)
+
+
+@pytest.mark.parametrize(
     ("vectors", "message"),
     [
         (pa.array([[1.0, 2.0], [1.0], [3.0, 4.0]]), "the vector of item '007' has width 1, that of 'b' 2"),

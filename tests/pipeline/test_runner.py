@@ -134,6 +134,42 @@ def test_equal_output_stops_the_cascade(tmp_path: Path, source: Path) -> None:
     assert ran(runner(tmp_path, source)) == ["read", "words"]
 
 
+@dataclass(frozen=True, kw_only=True)
+class QuickRead(Read):
+    """Says what changed by a file that its first version did not write."""
+
+    @property
+    def quick(self) -> bool:
+        return True
+
+    def changes(self, before: Path, after: Path) -> str:
+        return f"{(before / 'text2').read_text()} -> {(after / 'text2').read_text()}"
+
+    def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
+        (work.out_dir / f"text{self.version if self.version > 1 else ''}").write_bytes(Path(self.source).read_bytes())
+        return {}
+
+
+def test_a_forecast_compares_no_results_of_different_versions(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = Runner("test", [QuickRead(source=str(source))], ArtifactStore(tmp_path / "work"))
+
+    def forecast(name: str) -> str:
+        (tmp_path / name).mkdir()
+        ((_, counts),) = graph.forecast(tmp_path / name, SilentProgress())
+        return counts
+
+    assert forecast("a") == ""
+    ran(graph, "read")
+    monkeypatch.setattr(QuickRead, "version", 2)
+    assert forecast("b") == "", "it cannot be told"
+    ran(graph, "read")
+    source.write_text("four")
+    assert forecast("c") == "one two three -> four"
+    assert why(graph) == {"read": ("stale", "source changed")}, "and nothing was kept"
+
+
 def test_touching_a_file_reruns_nothing(tmp_path: Path, source: Path) -> None:
     ran(runner(tmp_path, source))
     os.utime(source, ns=(1, 1))

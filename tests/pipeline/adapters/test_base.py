@@ -13,8 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.cells import LINE, Cells, Malformed, find, inside, read_json_lines, read_split
+from pipeline.any_table import columns_of
+from pipeline.cells import LINE, Cells, Malformed, find, inside, read_sequences, read_split
 from pipeline.delimited import read_delimited
+from pipeline.json_lines import read_json_lines
 from pipeline.typed import Parsed, milliseconds, parse_items, parse_log
 from reveal_core.errors import UserError
 
@@ -96,6 +98,17 @@ def test_a_stray_quote_costs_its_own_line_only(write: Write, stray: str, rows_af
     assert "line 3" in parsed.warnings[0]
 
 
+def test_a_stray_quote_changes_no_other_value(write: Write) -> None:
+    values = ['x ""y""', '""y"" z', '""', "plain", " padded ", ""]
+    lines = [f'"{value}",{number}\n' for number, value in enumerate(values)] + ['5"x",6\n']
+    rows = [
+        read_delimited(write("t.csv", "".join(["a,b\n", *lines, stray, "z,9\n"])), ["a", "b"]).collect()
+        for stray in ("", '"stray,7\n')
+    ]
+    assert rows[0]["a"].to_list() == ['x "y"', '"y" z', '"', "plain", "padded", "", '5"x"', "z"]
+    assert rows[1].drop(LINE).rows() == rows[0].drop(LINE).rows()
+
+
 def test_what_a_stray_quote_swallows_in_a_column_that_is_not_read_is_not_lost(write: Write) -> None:
     path = write("log.csv", f'{HEADER},note\na,1,1,"stray\nb,2,2,x\nc,3,3,y"\nd,4,4,z\n')
     parsed = parse_log(read_delimited(path, COLUMNS), 0.5)
@@ -172,6 +185,23 @@ def test_split_lines_are_utf_8_or_else_latin_1(write: Write, encoding: str) -> N
     assert cells.malformed.examples == [(3, "2 fields separated by '::' expected, found 3")]
 
 
+def test_a_line_that_is_no_utf_8_changes_no_other(write: Write) -> None:
+    lines = ["Léon 1".encode(), b"Am\xe9lie 2", "Zoë 3".encode()]
+    cells = read_split(write("split.dat", b"\n".join(lines)), " ", 2, {0: "title", 1: "item_id"})
+    assert cells.collect()["title"].to_list() == ["Léon", "Amélie", "Zoë"]
+    assert read_sequences(write("s.txt", b"\n".join(lines))).collect()["user_id"].to_list() == ["Léon", "Amélie", "Zoë"]
+
+
+@pytest.mark.parametrize("spoilt", ['"\\ud800"', "[" * 600 + "]" * 600, f'{"{"}"b": {"[" * 600 + "]" * 600}{"}"}'])
+def test_json_that_cannot_be_a_text_costs_its_own_line_only(write: Write, spoilt: str) -> None:
+    path = write("t.jsonl", f'{{"a": "x", "\\ud800": 1}}\n{{"a": {spoilt}}}\n{{"a": "😀\\ud83d\\ude00"}}\n')
+    cells = read_json_lines(path, ["a"])
+    found = cells.collect()["a"].to_list()
+    assert (found[0], found[-1]) == ("x", "😀😀")
+    assert len(found) + cells.malformed.count == 3
+    assert columns_of(path) == ["a"]
+
+
 def test_json_lines_tell_the_lines_that_are_none(write: Write) -> None:
     content = '{"a": 1, "b": [1, ["x", null]]}\n\nnot json\n[1]\n{"a": 2.5}\n{"a": "t", "b": {"c": 1}}\n'
     cells = read_json_lines(write("t.jsonl.gz", content), ["a", "b"])
@@ -219,6 +249,8 @@ def test_iso_datetimes_equal_the_standard_library(moments: list[datetime], separ
         ("2020-09-16T00:00:00Z", 1_600_214_400_000),
         ("2020-13-16", None),
         ("2020-09-16 25:00", None),
+        ("2020-09-16T00:00:00+99:00", None),
+        ("2020-09-16T00:00:00-01:60", None),
         ("inf", None),
         ("", None),
     ],
@@ -232,6 +264,15 @@ def test_milliseconds_taken_for_seconds_do_not_pass() -> None:
     with pytest.raises(UserError, match="before the year 10000"):
         parse_log(Cells([frame], Malformed(Path("log.csv"))), 0.01, "s")
     assert parse_log(Cells([frame], Malformed(Path("log.csv"))), 0.01, "ms").frame["timestamp"][0] == 1_600_214_400_000
+
+
+def test_positions_that_cannot_be_told_apart_do_not_pass(write: Write) -> None:
+    content = "user_id,item_id,position\nu,b,1234567890123456790\nu,a,1234567890123456789\n"
+    with pytest.raises(UserError, match="position '1234567890123456790' is not a number of 15 digits at most"):
+        parse_log(read_delimited(write("log.csv", content), ["user_id", "item_id", "position"]), 0.01)
+    fine = write("log.csv", content.replace("1234567890123", ""))
+    log = parse_log(read_delimited(fine, ["user_id", "item_id", "position"]), 0.01)
+    assert log.frame["position"].to_list() == [456790, 456789]
 
 
 def test_ratings_may_be_absent_but_not_nonsense() -> None:

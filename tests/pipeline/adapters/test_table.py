@@ -206,6 +206,8 @@ def test_a_column_that_comes_twice_is_not_chosen_from(tmp_path: Path) -> None:
     [
         {"separator": ";;"},
         {"separator": '"'},
+        {"separator": "¦"},
+        {"separator": "\0"},
         {"time_format": "iso"},
         {"header": ("a", "b", "a")},
         {"header": ("a", "b"), "file": "a.parquet"},
@@ -218,6 +220,14 @@ def test_what_a_manifest_may_not_say(options: dict[str, Any]) -> None:
 
 
 VALIDATE: TypeAdapter[AdapterConfig] = TypeAdapter(AdapterConfig)
+
+
+@pytest.mark.parametrize("values", [[[1.0, 2.0]], [b"\xff"], [[[1], [2]]], [timedelta(1)]])
+def test_a_column_of_parquet_that_holds_no_texts_is_one_line(tmp_path: Path, values: list[Any]) -> None:
+    kind = pl.Array(pl.Float32, 2) if values == [[1.0, 2.0]] else None
+    pl.DataFrame({"who": ["a"], "sku": pl.Series(values, dtype=kind)}).write_parquet(tmp_path / "log.parquet")
+    with pytest.raises(UserError, match=r"log\.parquet: column 'sku' holds no texts, numbers or times but "):
+        Table(interactions=Log(file="log.parquet", user="who", item="sku")).read(tmp_path)
 
 
 def test_the_manifest_form() -> None:

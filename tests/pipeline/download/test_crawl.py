@@ -153,6 +153,14 @@ def test_a_server_that_asks_for_too_much_is_asked_no_more_in_this_run() -> None:
     assert [walk.outcomes[f"b{number}"] for number in range(3)] == [OK] * 3
 
 
+def test_what_was_to_be_tried_again_does_not_wait_for_such_a_server() -> None:
+    busy = replace(DOWN, detail="HTTP 429", wait_s=3600.0)
+    walk = Walk(urls({"a": 2}), lambda url, time: (0, DOWN) if url == "a0" else (0.5, busy), per_host=2)
+    assert walk.outcomes == {"a0": DOWN, "a1": busy}
+    assert len(walk.asked) == 2
+    assert walk.ended < 10
+
+
 def test_a_dead_server_is_given_up_after_a_few_images_in_a_row() -> None:
     walk = Walk(urls({"dead": 1000, "b": 3}), lambda url, time: (1, DOWN if url[0] == "d" else OK), retries=1)
     asked = {asked.url for asked in walk.asked if asked.host == "dead"}
@@ -189,7 +197,7 @@ def test_whatever_servers_do_every_address_has_one_outcome(
     script = data.draw(st.lists(st.tuples(st.integers(0, 5), OUTCOMES), min_size=1, max_size=20))
     walk = Walk(
         urls(counts),
-        lambda url, time: script[(hash(url) + 7 * time) % len(script)],
+        lambda url, time: script[(sum(url.encode()) + 7 * time) % len(script)],
         concurrency=concurrency,
         per_host=per_host,
         retries=retries,

@@ -137,6 +137,15 @@ def test_redirects_are_followed(server: Server, ledger: Ledger, status: int) -> 
     assert [asked.path for asked in server.asked] == ["/a/1", "/b/2?x=1", "/3"]
 
 
+def test_a_redirect_may_be_plain_utf_8(server: Server, ledger: Ledger) -> None:
+    server.behaviours |= {
+        "/1": bad.redirects("/grün.jpg".encode().decode("latin-1")),
+        "/2": bad.redirects("/gr\xfcn.jpg"),
+    }
+    server.behaviours["/gr%C3%BCn.jpg"] = bad.sends(picture())
+    assert [outcome.status for outcome in fetch(ledger, f"{server.url}/1", f"{server.url}/2")] == ["ok", "ok"]
+
+
 def test_five_redirects_are_followed_and_no_more(server: Server, ledger: Ledger) -> None:
     server.behaviours |= {f"/{number}": bad.redirects(f"/{number + 1}") for number in range(6)}
     server.behaviours["/6"] = bad.sends(picture())

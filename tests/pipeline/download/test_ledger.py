@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.download.ledger import Ledger, Outcome
 from pipeline.download.settings import DownloadSettings
+from reveal_core.errors import UserError
 
 URL, RULE = "https://a.example/1.jpg", "max_bytes 9"
 DATA = b"image"
@@ -166,3 +167,24 @@ def test_odd_addresses_are_data(opened: Callable[..., Ledger]) -> None:
 def test_impossible_settings_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must"):
         DownloadSettings(**options)
+
+
+@pytest.mark.parametrize("damage", ["all", "a page"])
+def test_a_damaged_table_is_one_line_and_is_left_as_it_is(opened: Callable[..., Ledger], damage: str) -> None:
+    ledger = opened()
+    for number in range(200):
+        ledger.record(f"{URL}?{number}", GONE, RULE)
+    ledger.close()
+    path = ledger.folder / "ledger.sqlite"
+    content = path.read_bytes()
+    spoilt = b"?" * len(content) if damage == "all" else content[:4096] + b"?" * (len(content) - 4096)
+    path.write_bytes(spoilt)
+    with pytest.raises(UserError, match=r"^[^\n]*ledger\.sqlite: is damaged: [^\n]+$"):
+        opened().entry(URL)
+    assert path.read_bytes() == spoilt
+
+
+def test_a_table_that_the_disk_refuses_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite").mkdir()
+    with pytest.raises(UserError, match=r"ledger\.sqlite: cannot be used: "):
+        Ledger(tmp_path, DownloadSettings())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+import threading
 from typing import Any
 
 import httpcore2
@@ -155,3 +156,27 @@ def test_addresses_are_written_as_the_standard_wants_them() -> None:
     assert address.raw_path == b"/mein%20hut/%D1%84%D0%BE%D1%82%D0%BE.jpg?w=1"
     assert host_of("https://Bücher.example:8443/x") == "xn--bcher-kva.example:8443"
     assert str(parsed("../2.jpg", parsed("http://a.example/x/1.jpg"))) == "http://a.example/2.jpg"
+
+
+def test_names_that_nobody_answers_for_keep_no_other_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    guard, answered = Guard(allow_private=True, lookups=41), threading.Event()
+    guard._inner = Recorded()  # type: ignore[assignment]
+
+    def resolve(host: str, port: int, *_: Any, **__: Any) -> list[Any]:
+        if host != "quick.example":
+            answered.wait(30)
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("93.184.215.14", port))]
+
+    async def work() -> list[Any]:
+        slow = [guard.connect_tcp(f"slow{number}.example", 80, timeout=0.1) for number in range(40)]
+        failures = await asyncio.gather(*slow, return_exceptions=True)
+        await guard.connect_tcp("quick.example", 80, timeout=5.0)
+        answered.set()
+        return failures
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    try:
+        assert {type(failure) for failure in asyncio.run(work())} == {httpcore2.ConnectTimeout}
+    finally:
+        answered.set()
+        guard.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +126,14 @@ def test_whether_the_first_line_names_the_columns_may_be_a_guess(propose: Propos
     assert "the first line of a.csv names the columns" in guessed(remarks)
 
 
+def test_an_empty_cell_does_not_make_the_first_line_a_header(propose: Propose) -> None:
+    log = lines(lambda u, i, t, r: f"{u},K{int(i) % 11}x,{t}", "user,thing,date")
+    names = "".join(f"K{n}x,Thing {n},{'' if n == 3 else 'red'}\n" for n in range(11))
+    table, _ = propose({"log.csv": log, "a.csv": names})
+    assert table.items is not None
+    assert table.items.header == ("item", "title", "category")
+
+
 def test_of_two_names_the_one_that_joins_is_the_items(propose: Propose) -> None:
     rows = "\n".join(f"u{n % 17},P{n % 12},{100 + n % 11:05}" for n in range(80))
     table, _ = propose({"log.csv": f"user,product_id,sku\n{rows}\n", "things.csv": ITEMS})
@@ -164,7 +172,26 @@ def test_the_whole_log_is_asked_where_the_first_rows_leave_the_month_open(propos
     early = "".join(f"u{n % 7},i{n % 5},0{1 + n % 9}/02/2023\n" for n in range(3000))
     table, remarks = propose({"log.csv": f"user,item,date\n{early}u1,i1,02/28/2023\n"})
     assert table.interactions.time_format == "%m/%d/%Y"
-    assert "only %m/%d/%Y fits every value" in " ".join(remark.text for remark in remarks)
+    assert "the values fit %m/%d/%Y best" in " ".join(remark.text for remark in remarks)
+
+
+def log_of_days(*days: str) -> dict[str, str]:
+    return {"log.csv": "user,item,date\n" + "".join(f"u{n % 7},i{n % 5},{day}\n" for n, day in enumerate(days))}
+
+
+def test_first_rows_of_which_all_forms_say_the_same_do_not_decide(propose: Propose) -> None:
+    first = ["01/01/2023"] * 3000
+    table, _ = propose(log_of_days(*first, "01/02/2023", "01/25/2023"))
+    assert table.interactions.time_format == "%m/%d/%Y"
+    with pytest.raises(UserError, match="which is meant cannot be told"):
+        propose(log_of_days(*first, "01/02/2023"))
+    _, remarks = propose(log_of_days(*first))
+    assert "each says the same of them" in guessed(remarks)
+
+
+def test_may_is_no_abbreviation(propose: Propose) -> None:
+    table, _ = propose(log_of_days(*["05 May 2023"] * 3000, "05 June 2023", "05 Sep 2023"))
+    assert table.interactions.time_format == "%d %B %Y"
 
 
 def test_two_logs_are_told_of(propose: Propose) -> None:
@@ -172,6 +199,14 @@ def test_two_logs_are_told_of(propose: Propose) -> None:
     table, remarks = propose({"big.csv": text + text.partition("\n")[2], "small.csv": text})
     assert table.interactions.file == "big.csv"
     assert "small.csv would do as well" in guessed(remarks)
+
+
+def test_of_many_files_it_is_said_that_some_were_not_looked_at(propose: Propose) -> None:
+    files = {"a.csv": lines(lambda u, i, t, r: f"{u},{i},{t}", "user,item,date")}
+    files |= {f"b{number}.md": "no table" for number in range(40)}
+    table, remarks = propose(files)
+    assert table.interactions.file == "a.csv"
+    assert "of 41 files only the first 30 were looked at" in guessed(remarks)
 
 
 def test_a_log_may_say_what_its_items_are(propose: Propose) -> None:
@@ -195,6 +230,14 @@ def test_json_lines_and_parquet_are_tables_too(propose: Propose, tmp_path: Path)
     table, _ = propose_table(tmp_path, ["log.jsonl", "p.parquet"], set(), datetime(2024, 6, 1).astimezone())
     assert table.interactions == Log(file="log.jsonl", user="user", item="item", timestamp="ts", unit="ms")
     assert table.items == Catalogue(file="p.parquet", title="title", image_urls="image")
+
+
+def test_columns_of_parquet_that_hold_no_texts_are_passed_over(propose: Propose, tmp_path: Path) -> None:
+    log = pl.DataFrame({"user": [u for u, *_ in ROWS], "item": [i for _, i, *_ in ROWS]})
+    pixels, spent = pl.lit(b"\xff\xd8"), pl.lit(timedelta(seconds=3))
+    log.with_columns(pixels=pixels, spent=spent).write_parquet(tmp_path / "log.parquet")
+    table, _ = propose_table(tmp_path, ["log.parquet"], set(), datetime(2024, 6, 1).astimezone())
+    assert table.interactions == Log(file="log.parquet", user="user", item="item")
 
 
 def test_quoted_texts_over_several_lines_are_read(propose: Propose) -> None:

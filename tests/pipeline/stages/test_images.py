@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from pipeline.sources.folder import Folder
+from pipeline.sources.folder import Folder, listing
 from pipeline.stages.images import Images
 from reveal_core.errors import UserError
 from reveal_core.images import FilePart, ImageLimits
@@ -140,6 +140,19 @@ def test_a_link_to_a_folder_above_does_not_hang(bench: Any, jpeg: Callable[[int]
     (bench.images / "loop").symlink_to(bench.images, target_is_directory=True)
     (bench.images / "dangling.jpg").symlink_to(bench.images / "nowhere")
     assert stage(bench).external(bench.digests)
+
+
+def test_folders_may_lie_deep_in_one_another(tmp_path: Path) -> None:
+    folders = [tmp_path / ("a/" * depth) for depth in range(1, 1100)]
+    for folder in folders:
+        folder.mkdir()
+    (folders[-1] / "1.jpg").touch()
+    try:
+        assert [name for name, _ in listing(tmp_path, follow_links=False)] == [f"{'a/' * 1099}1.jpg"]
+    finally:  # what clears temporary folders away goes by recursion
+        (folders[-1] / "1.jpg").unlink()
+        for folder in reversed(folders):
+            folder.rmdir()
 
 
 def link(bench: Any, jpeg: Callable[[int], bytes]) -> list[str]:

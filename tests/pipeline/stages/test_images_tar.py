@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import tarfile
@@ -150,6 +151,32 @@ def test_a_damaged_tar_file_gives_what_is_left_of_it_and_is_told(bench: Any, sha
     assert any("damaged" in line and str(size) in line for line in report["warnings"])
 
 
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        header("back.jpg", -tarfile.BLOCKSIZE),  # whose next member would be itself
+        b"".join(header("long", 5, tarfile.GNUTYPE_LONGNAME) + b"name".ljust(512, b"\0") for _ in range(2000)),
+        header("digits", 1 << 20, tarfile.XHDTYPE) + b"1" * (1 << 20),  # searched for hours
+    ],
+    ids=["backwards", "nested", "slow"],
+)
+def test_a_hostile_header_ends_the_file_and_not_the_run(tmp_path: Path, hostile: bytes) -> None:
+    path = tmp_path / "a.tar"
+    path.write_bytes(header("a.jpg", 1) + b"a".ljust(512, b"\0") + hostile + bytes(1024))
+    index = read_index(path)
+    assert index.members == {"a.jpg": (512, 1)}
+    assert index.cut_at is not None
+    path.write_bytes(hostile + bytes(1024))
+    with contextlib.suppress(UserError):
+        assert not read_index(path).members
+
+
 def test_a_header_that_lies_about_its_length_costs_nothing(bench: Any, jpeg: Callable[[int], bytes]) -> None:
     """A PAX header of 3 GB, which tarfile would read at once."""
     member = tarfile.TarInfo("a.jpg")
@@ -184,10 +211,16 @@ def test_nothing_found_is_one_clear_line(bench: Any, jpeg: Callable[[int], bytes
         run(bench, ["b"])
 
 
-@pytest.mark.parametrize("files", ["../*.tar", "/data/*.tar", "", "a/../../b.tar"])
+@pytest.mark.parametrize("files", ["../*.tar", "/data/*.tar", "", ".", "./", "a/../../b.tar"])
 def test_tar_files_lie_under_the_root(files: str) -> None:
     with pytest.raises(ValueError, match="inside"):
         Tar(files=files)
+
+
+def test_any_folders_are_two_stars_alone() -> None:
+    assert Tar(files="**/*.tar").files == "**/*.tar"
+    with pytest.raises(ValueError, match="alone between two slashes"):
+        Tar(files="shards**/*.tar")
 
 
 def test_the_key_knows_every_change(bench: Any, jpeg: Callable[[int], bytes]) -> None:

@@ -129,6 +129,12 @@ def test_every_epoch_is_told_in_full(kit: Any, data: TrainingData, tmp_path: Pat
     assert result.best_epoch == 1 + int(np.argmax([line.valid["all"]["ndcg@10"] for line in result.history]))
 
 
+def test_a_step_whose_items_all_lack_a_modality_is_a_step(kit: Any, data: TrainingData, tmp_path: Path) -> None:
+    """Of one drawn item a step, item 5 has no text and item 7 no image: then that tower has no gradient."""
+    line = tune(kit.embedder(fresh_items=1, max_epochs=1), data, BalanceConfig(), 0, tmp_path).history[0]
+    assert line.measured["gradient_share/text"] + line.measured["gradient_share/image"] == pytest.approx(1.0)
+
+
 def test_gradient_shares_are_those_of_each_modalitys_parameters(kit: Any, data: TrainingData, tmp_path: Path) -> None:
     embedder = kit.embedder(batch_size=1000, max_epochs=1, reader=SasRec(num_layers=1, num_heads=2, dropout=0.0))
     batch = TrainingBatches(data.train.sequences, 4, 1000, seed=0).epoch(0)[0]
