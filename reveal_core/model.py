@@ -49,6 +49,8 @@ class ModelConfig(Config):
     about 30 times larger than ids and drowns them.
     """
 
+    image_init: float = 1.0
+    """Length of the projected image vectors at the start, in lengths of the projected text vectors."""
     id_shrinkage: float = 0.0
     """Training interactions at which an id counts half: an item's id vector is scaled by ``n / (n + id_shrinkage)``.
 
@@ -60,8 +62,8 @@ class ModelConfig(Config):
             raise ValueError("hidden_dim and max_seq_len must be at least 1")
         if not self.modalities or len(set(self.modalities)) != len(self.modalities):
             raise ValueError("modalities must name at least one of id, text, image, each at most once")
-        if not self.content_init > 0 or self.id_shrinkage < 0:
-            raise ValueError("content_init must be positive, id_shrinkage not negative")
+        if not (self.content_init > 0 and self.image_init > 0) or self.id_shrinkage < 0:
+            raise ValueError("content_init and image_init must be positive, id_shrinkage not negative")
         self.backbone.check(self.hidden_dim)
 
     @property
@@ -132,7 +134,7 @@ class ItemTower(nn.Module):
         if "text" in config.modalities:
             parts["text"] = Projection(features.text, features.has_text, config.hidden_dim, std)
         if "image" in config.modalities:
-            parts["image"] = Projection(features.image, features.has_image, config.hidden_dim, std)
+            parts["image"] = Projection(features.image, features.has_image, config.hidden_dim, std * config.image_init)
         self.parts = nn.ModuleDict(parts)
         self.modalities = tuple(modality for modality in get_args(Modality) if modality in parts)
 

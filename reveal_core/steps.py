@@ -21,12 +21,13 @@ MEASURE_EVERY = 10
 
 
 def make_optimizer(
-    model: SequenceRecommender, lr: float, content_lr_scale: float, weight_decay: float
+    model: SequenceRecommender, lr: float, content_lr_scale: float, weight_decay: float, image_lr_scale: float = 1.0
 ) -> torch.optim.Optimizer:
     """AdamW with groups that name the owner of their parameters.
 
-    The rate of a projection is ``lr * content_lr_scale / sqrt(V)`` for vectors of width V: Adam moves each weight by
-    about the rate, and so the projection of a vector of length 1 by up to ``sqrt(V)`` times that, however wide it is.
+    The rate of a projection is ``lr * content_lr_scale / sqrt(V)`` for vectors of width V, that of images times
+    ``image_lr_scale``: Adam moves each weight by about the rate, and so the projection of a vector of length 1 by up to
+    ``sqrt(V)`` times that, however wide it is.
     """
     widths = {
         id(part.linear.weight): part.linear.in_features
@@ -38,7 +39,8 @@ def make_optimizer(
         by_rate: dict[float, list[nn.Parameter]] = {}
         for parameter in parameters:
             width = widths.get(id(parameter))
-            rate = lr if width is None else lr * content_lr_scale / math.sqrt(width)
+            scale = content_lr_scale * (image_lr_scale if owner == "image" else 1.0)
+            rate = lr if width is None else lr * scale / math.sqrt(width)
             by_rate.setdefault(rate, []).append(parameter)
         groups += [{"params": mine, "lr": rate, "owner": owner} for rate, mine in by_rate.items()]
     return torch.optim.AdamW(groups, weight_decay=weight_decay)

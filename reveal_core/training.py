@@ -55,6 +55,11 @@ class TrainConfig(Config):
     At 1 no step moves a vector of mean length farther than an id embedding; but it moves every item, an id only its
     own.
     """
+    image_lr_scale: float = 1.0
+    """Learning rate of the image projection, in units of that of the text projection.
+
+    Below 1 where images are many numbers that say little: they then fit noise before they help.
+    """
     weight_decay: float = 0.0
     """Decoupled weight decay of every parameter, in units of the learning rate."""
     patience: int = 10
@@ -72,8 +77,8 @@ class TrainConfig(Config):
                 raise ValueError(f"{name} must be at least 1")
         if self.window_stride is not None and self.window_stride < 1:
             raise ValueError("window_stride must be at least 1, or null")
-        if not (self.lr > 0 and self.content_lr_scale > 0 and self.weight_decay >= 0):
-            raise ValueError("lr and content_lr_scale must be positive, weight_decay not negative")
+        if not (self.lr > 0 and self.content_lr_scale > 0 and self.image_lr_scale > 0 and self.weight_decay >= 0):
+            raise ValueError("lr, content_lr_scale and image_lr_scale must be positive, weight_decay not negative")
 
 
 @dataclass(frozen=True)
@@ -198,7 +203,9 @@ class _Training:
     ) -> None:
         self.device = resolve_device(config.device, where="train.device")
         self.model = model.to(self.device).train()
-        optimizer = make_optimizer(model, config.lr, config.content_lr_scale, config.weight_decay)
+        optimizer = make_optimizer(
+            model, config.lr, config.content_lr_scale, config.weight_decay, config.image_lr_scale
+        )
         self.learner, self.alternation = Learner(optimizer, avl), alternation
         self.config, self.seed, self.resume_dir = config, seed, resume_dir
         self.on_progress, self.on_epoch = on_progress, on_epoch

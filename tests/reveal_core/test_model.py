@@ -85,6 +85,8 @@ def test_no_modality_drowns_the_others_at_the_start() -> None:
     assert lengths["text"] == pytest.approx(lengths["image"], rel=0.15)
     assert lengths["text"] == pytest.approx(ModelConfig().content_init * lengths["id"], rel=0.15)
     assert ModelConfig().content_init < 5
+    quieter = build_model(ModelConfig(image_init=0.5), features, seed=0).tower
+    assert quieter.parts["image"](items).norm(dim=1).mean().item() == pytest.approx(lengths["image"] / 2, rel=1e-4)
 
 
 @torch.no_grad()
@@ -193,6 +195,7 @@ def test_a_model_cannot_read_what_the_items_do_not_have() -> None:
         {"max_seq_len": 0},
         {"hidden_dim": 9},
         {"content_init": 0.0},
+        {"image_init": 0.0},
     ],
 )
 def test_impossible_settings_are_refused(bad: dict[str, object]) -> None:

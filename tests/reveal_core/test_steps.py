@@ -278,7 +278,7 @@ def test_seeded_gives_a_generator_and_dropout_of_the_seed() -> None:
 
 def test_content_has_its_own_learning_rate(multimodal: Build) -> None:
     model = multimodal()
-    optimizer = make_optimizer(model, lr=0.01, content_lr_scale=0.5, weight_decay=0.2)
+    optimizer = make_optimizer(model, lr=0.01, content_lr_scale=0.5, image_lr_scale=0.1, weight_decay=0.2)
     rates = {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
     owners = model.parameters_by_modality()
     assert len(rates) == len(list(model.parameters()))
@@ -288,7 +288,8 @@ def test_content_has_its_own_learning_rate(multimodal: Build) -> None:
     for modality in ("text", "image"):
         projection = model.tower.parts[modality]
         assert rates[id(projection.missing)] == 0.01
-        assert rates[id(projection.linear.weight)] == pytest.approx(0.005 / projection.linear.in_features**0.5)
+        scale = {"text": 0.005, "image": 0.0005}[modality]
+        assert rates[id(projection.linear.weight)] == pytest.approx(scale / projection.linear.in_features**0.5)
 
 
 def test_a_step_moves_what_is_projected_alike_however_wide_it_is() -> None:
