@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
+from typing import NoReturn
 
 import click
 
@@ -73,8 +74,7 @@ def main() -> None:
     try:
         reveal(standalone_mode=False)
     except UserError as error:
-        click.echo(f"error: {printable(str(error))}", err=True)
-        sys.exit(2)
+        _refuse(error)
     except click.ClickException as error:
         error.show()
         sys.exit(2)
@@ -86,11 +86,15 @@ def main() -> None:
 
         refused = refusal(error)
         if refused is not None:
-            click.echo(f"error: {printable(str(refused))}", err=True)
-            sys.exit(2)
+            _refuse(refused)
         traceback.print_exc()
         click.echo("error: this is a bug in reveal, not in your data; please report the lines above", err=True)
         sys.exit(1)
+
+
+def _refuse(error: UserError) -> NoReturn:
+    click.echo(f"error: {printable(str(error))}", err=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

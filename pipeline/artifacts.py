@@ -143,7 +143,8 @@ class ArtifactStore:
         )
         for name in files:
             sync(built / name)
-        write_json(built / RECEIPT, {**asdict(receipt), _SEAL: digest_json(asdict(receipt))})
+        told = asdict(receipt)
+        write_json(built / RECEIPT, {**told, _SEAL: digest_json(told)})
         final = self.folder(stage, receipt.key)
         shutil.rmtree(final, ignore_errors=True)  # incomplete, or `receipt` would have found it
         built.rename(final)

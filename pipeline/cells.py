@@ -246,12 +246,14 @@ def read_split(path: Path, separator: str, num_fields: int, names: Mapping[int, 
             malformed.add(line, "wrong number of fields", f"{what}, found {found}")
         return frame.filter(fields == num_fields).select(pl.col(LINE).cast(pl.Int64), cut).select(LINE, *kept)
 
-    def blocks() -> Iterator[pl.DataFrame]:
-        yield cells(1, b"")
-        for first, block in line_blocks(path):
-            yield cells(first, block)
+    return Cells(_by_block(path, cells), malformed)
 
-    return Cells(blocks(), malformed)
+
+def _by_block(path: Path, cells: Callable[[int, bytes], pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """The cells of each block of lines, given the number of its first; one without rows comes first."""
+    yield cells(1, b"")
+    for first, block in line_blocks(path):
+        yield cells(first, block)
 
 
 def read_sequences(path: Path) -> Cells:
@@ -269,12 +271,7 @@ def read_sequences(path: Path) -> Cells:
         )
         return split.explode(ITEM_ID)
 
-    def blocks() -> Iterator[pl.DataFrame]:
-        yield cells(1, b"")
-        for first, block in line_blocks(path):
-            yield cells(first, block)
-
-    return Cells(blocks(), malformed)
+    return Cells(_by_block(path, cells), malformed)
 
 
 def decoded(text: bytes) -> str:

@@ -83,9 +83,14 @@ def _opened(database: Path | str) -> sqlite3.Connection:
     return connection
 
 
-def _below(folder: Path | str) -> str:
-    """How the paths of all files below a folder begin."""
-    return f"{Path(folder).absolute()}/"
+#: Files below a folder: see :func:`_below`.
+_IS_BELOW = "path >= ? AND path < ?"
+
+
+def _below(folder: Path | str) -> tuple[str, str]:
+    """The bounds of the paths of all files below a folder: what comes right after a slash is a 0."""
+    path = Path(folder).absolute()
+    return f"{path}/", f"{path}0"
 
 
 class FileDigests:
@@ -136,10 +141,9 @@ class FileDigests:
 
     def recall_all(self, kind: str, folder: Path | str) -> dict[str, tuple[str, str]]:
         """The stamp and the fact of each file below a folder, by its absolute path: one question for all of them."""
-        start = _below(folder)
-        query = "SELECT path, stamp, fact FROM facts WHERE kind = ? AND path >= ? AND path < ?"
+        query = f"SELECT path, stamp, fact FROM facts WHERE kind = ? AND {_IS_BELOW}"  # noqa: S608 - a constant
         try:
-            rows = self._connection.execute(query, (kind, start, f"{start[:-1]}0"))  # 0 comes right after /
+            rows = self._connection.execute(query, (kind, *_below(folder)))
             return {path: (stamp, fact) for path, stamp, fact in rows}
         except sqlite3.DatabaseError as error:
             _log.debug("%s", error)
@@ -152,10 +156,9 @@ class FileDigests:
 
     def forget(self, kind: str, folder: Path) -> None:
         """The facts of this kind about all files below a folder."""
-        start = _below(folder)
-        self._write("DELETE FROM facts WHERE kind = ? AND substr(path, 1, ?) = ?", [(kind, len(start), start)])
+        self._write(f"DELETE FROM facts WHERE kind = ? AND {_IS_BELOW}", [(kind, *_below(folder))])  # noqa: S608
 
-    def _write(self, statement: str, rows: Sequence[tuple[str | int, ...]]) -> None:
+    def _write(self, statement: str, rows: Sequence[tuple[str, ...]]) -> None:
         try:
             with self._connection:
                 self._connection.executemany(statement, rows)

@@ -140,10 +140,8 @@ def _opened(path: Path, fields: Mapping[str, tuple[int, ...]] | None = None) -> 
         columns = {name: _mapped(table, name, fields[name] if fields else (-1,)) for name in names}
         keys = [value.hex() for value in table[_KEY].to_pylist()]
         return _Shard(path, keys, columns, int(table.schema.metadata[_CHECKSUM]))
-    except (pa.ArrowException, KeyError, TypeError, ValueError) as error:
-        raise DamagedShardError(str(error).splitlines()[0]) from None
-    except OSError as error:
-        if error.errno:
+    except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno:
             raise
         raise DamagedShardError(str(error).splitlines()[0]) from None
 
