@@ -28,17 +28,22 @@ class UserError(RevealError):
 
     >>> str(UserError("no such file", where="data.root", mend="check the path"))
     'data.root: no such file (check the path)'
+    >>> print(UserError("no item 'a\\nb'"))
+    no item 'a\\nb'
     """
 
     def __init__(self, what: str, *, where: str = "", mend: str = "") -> None:
         self.what, self.where, self.mend = what, where, mend
-        line = f"{_shortened(where)}: {_shortened(what)}" if where else _shortened(what)
-        super().__init__(f"{line} ({_shortened(mend)})" if mend else line)
+        line = f"{_plain(where)}: {_plain(what)}" if where else _plain(what)
+        super().__init__(f"{line} ({_plain(mend)})" if mend else line)
 
 
-def _shortened(text: str) -> str:
-    """Whoever names a value does not know how long it is; both ends tell most."""
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST * 2 // 3]} ... {text[-_LONGEST // 3 :]}"
+def _plain(text: str) -> str:
+    """Whoever names a value does not know what is in it: line breaks and control characters are shown as escapes, and
+    of a long text its two ends, which tell most."""
+    if len(text) > _LONGEST:
+        text = f"{text[: _LONGEST * 2 // 3]} ... {text[-_LONGEST // 3 :]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class LockedError(UserError):

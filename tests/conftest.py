@@ -1,4 +1,8 @@
-"""For all tests: one thread for each process, since the suite runs several processes side by side."""
+"""For all tests: one thread for each process, since the suite runs several processes side by side, and the same
+examples of hypothesis in every run, so that the same code always has the same verdict.
+
+New examples: `make test ARGS=--hypothesis-profile=default`, and `make fuzz`.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("steady", derandomize=True)
+settings.load_profile("steady")
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
     os.environ.setdefault(_name, "1")

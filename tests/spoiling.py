@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -124,11 +125,12 @@ def is_one_line(error: UserError) -> None:
 
 
 def what_is_said(files: Mapping[str, bytes]) -> str:
-    """The files' texts, as UTF-8 and Latin-1, also as quotes and the escapes of JSON mean them."""
+    """The files' texts, as UTF-8 and Latin-1, also as quotes and the escapes of JSON mean them, and with the leading
+    zero that H&M's ids get back."""
     text = "\n".join(
         data.decode(encoding, errors="replace") for encoding in ("utf-8-sig", "latin-1") for data in files.values()
     )
-    meant = [text, text.replace('""', '"')]
+    meant = [text, text.replace('""', '"'), re.sub(r"(?<!\d)(\d{9})(?!\d)", r"0\1", text)]
     return "\n".join(meant + [_values(line) for line in text.split("\n")])
 
 
