@@ -145,7 +145,7 @@ def per_user(
     result: Evaluation,
     cases: dict[Part, Cases],
     users: pl.DataFrame,
-    more: Mapping[str, Mapping[Part, Floats]] = {},  # noqa: B006 - never changed
+    more: Mapping[str, Mapping[Part, Floats]],
 ) -> pl.DataFrame:
     """One row for each user with a target: ``{valid,test}_item`` (item_index), their ranks, and popularity's.
 
