@@ -22,7 +22,7 @@ from pipeline.variants import nearest, safe_name
 from reveal_core.comparison import paired_test, per_user_metric, relative_gain, summarise
 from reveal_core.disk import atomic_path
 from reveal_core.errors import UserError
-from reveal_core.metrics import Floats
+from reveal_core.metrics import Floats, headline
 from reveal_core.schema import USER_ID
 
 Json = dict[str, Any]
@@ -92,8 +92,7 @@ def prepare(
         for name, own in variants.items()
         for seed in seeds
     }
-    ks = base.evaluate.ks
-    metric = f"ndcg@{10 if 10 in ks else ks[0]}"
+    metric = headline(base.evaluate.ks)
     return Ablation(base.name, tuple(overrides), dict(variants), tuple(seeds), chosen, metric, manifests)
 
 

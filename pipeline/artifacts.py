@@ -81,6 +81,10 @@ class ArtifactStore:
     def folder(self, stage: str, key: str) -> Path:
         return self.root / "stages" / stage / key[:KEY_LENGTH]
 
+    def run_folder(self, name: str) -> Path:
+        """Where the last run of the manifest ``name`` is remembered, with links to its results."""
+        return self.root / "runs" / name
+
     def resume_dir(self, stage: str, key: str) -> Path:
         return self.root / "partial" / f"{stage}-{key[:KEY_LENGTH]}"
 
@@ -157,14 +161,14 @@ class ArtifactStore:
     def last_run(self, name: str) -> dict[str, dict[str, Any]]:
         """The basis of each stage when the manifest ``name`` last ran, by stage."""
         try:
-            bases: dict[str, dict[str, Any]] = read_json(self.root / "runs" / name / "basis.json")
+            bases: dict[str, dict[str, Any]] = read_json(self.run_folder(name) / "basis.json")
         except (FileNotFoundError, ValueError):
             return {}
         return bases
 
     def record_run(self, name: str, receipt: Receipt) -> None:
         """Remember that ``receipt`` is the current result of its stage for the manifest ``name``, and link to it."""
-        folder = self.root / "runs" / name
+        folder = self.run_folder(name)
         bases = self.last_run(name)
         link = folder / receipt.stage
         target = os.path.relpath(self.folder(receipt.stage, receipt.key), folder)

@@ -5,7 +5,7 @@ A rank is counted from 1 and may be fractional: a target that shares its score w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,15 @@ def mrr(ranks_M: Floats, k: int) -> Floats:
 
 #: What is computed from the rank of the target; a metric is added here and appears in every result.
 METRICS: dict[str, Metric] = {"recall": recall, "ndcg": ndcg, "mrr": mrr}
+
+
+def headline(ks: Sequence[int]) -> str:
+    """The metric that a result is summed up by.
+
+    >>> headline([5, 10, 20]), headline([3, 7])
+    ('ndcg@10', 'ndcg@3')
+    """
+    return f"ndcg@{10 if 10 in ks else ks[0]}"
 
 
 def coverage(lists_MK: Ints, k: int, num_items: int) -> float:

@@ -20,7 +20,7 @@ from reveal_core.diagnostics import diagnose
 from reveal_core.disk import atomic_path
 from reveal_core.evaluation import Cases, EvaluateConfig, Evaluation, Items, Part, build_cases, evaluate_model
 from reveal_core.features import ItemFeatures
-from reveal_core.metrics import Floats
+from reveal_core.metrics import Floats, headline
 from reveal_core.model import ModelConfig
 from reveal_core.retrieval import build_index, save_index
 from reveal_core.schema import ITEM_ID, ITEM_INDEX, PADDING, USER_ID, USER_INDEX
@@ -184,6 +184,6 @@ def recommendations(result: Evaluation, test: Cases, users: pl.DataFrame, catalo
 
 
 def _summary(result: Evaluation, ks: tuple[int, ...]) -> str:
-    name = f"ndcg@{10 if 10 in ks else ks[0]}"
+    name = headline(ks)
     baseline = result.metrics["baselines"]["popularity"][name]
     return f"test {name} {result.metrics['test'][name]:.4f} (popularity {baseline:.4f})"

@@ -1,0 +1,106 @@
+"""How training went: curves, and what moved the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pipeline.report.blocks import Block, Chart, Charts, Key, Prose, Section
+from pipeline.report.charts import Axis, Line, draw_lines
+from pipeline.report.run import Run
+from pipeline.report.wording import number
+
+Epochs = Sequence[Mapping[str, Any]]
+
+HISTORY, TEACHER = "train/history.json", "train/teacher_history.json"
+METRIC = "ndcg@10"
+_EPOCH = Axis("epoch", whole=True)
+
+
+def learning(run: Run) -> Section | None:
+    if not run.has(HISTORY):
+        return None
+    return Section("learning", "Learning", list(_blocks(run)))
+
+
+def _blocks(run: Run) -> Iterator[Block]:
+    history: Epochs = run.json(HISTORY)
+    teacher: Epochs = run.json(TEACHER) if run.has(TEACHER) else []
+    best = run.told("train")["best_epoch"]
+    if teacher:
+        taken = run.json("train/model.json")["extraction"].get("refitted", False)
+        which = "a new one, trained on what was then extracted, did better on validation and took its place"
+        stayed = "a new one, trained on what was then extracted, did no better on validation, so it stayed"
+        yield Prose(f"One recommender taught the extraction; {which if taken else stayed}.")
+    yield Charts([_loss(run, history, teacher), _valid(run, history, teacher, best)])
+    norms = [_norms(run, history, what) for what in ("gradient", "update")]
+    balance = [_avl(run, history, what) for what in ("K", "delta")]
+    yield Charts([chart for chart in (*norms, *balance) if chart is not None])
+
+
+def _loss(run: Run, history: Epochs, teacher: Epochs) -> Chart:
+    lines = [_line(history, lambda epoch: epoch["train_loss"])]
+    lines += [_line(teacher, lambda epoch: epoch["train_loss"], 1, True)] if teacher else []
+    first, last = history[0]["train_loss"], history[-1]["train_loss"]
+    alt = f"Training loss by epoch: from {first:.3f} in the first to {last:.3f} in the last of {len(history)}."
+    svg = draw_lines("loss", lines, _EPOCH, Axis("loss"), alt)
+    return Chart("Training loss", alt, svg, run.source(HISTORY), _legend(teacher))
+
+
+def _valid(run: Run, history: Epochs, teacher: Epochs, best: int) -> Chart:
+    lines = [
+        _line(epochs, lambda epoch: epoch["valid"][METRIC], colour, colour > 0)
+        for colour, epochs in enumerate((_judged(history), _judged(teacher)))
+        if epochs
+    ]
+    places = [epoch["epoch"] for epoch in _judged(history)]
+    top = _judged(history)[places.index(best)]["valid"][METRIC]
+    marked = Line(lines[0].x, lines[0].y, mark=places.index(best))
+    alt = f"Validation {METRIC.upper()} by epoch: the best is {number(top)} in epoch {best} of {len(history)}, marked."
+    svg = draw_lines("valid", [marked, *lines[1:]], _EPOCH, Axis(METRIC.upper()), alt)
+    return Chart(f"Validation {METRIC.upper()}, best epoch {best}", alt, svg, run.source(HISTORY), _legend(teacher))
+
+
+def _legend(teacher: Epochs) -> list[Key]:
+    return [Key("the recommender", 0), Key("the one that taught the extraction", 1, True)] if teacher else []
+
+
+def _norms(run: Run, epochs: Epochs, what: str) -> Chart | None:
+    """By whom a parameter belongs to."""
+    owners = sorted({name for epoch in epochs for name in epoch["measured"] if name.startswith(f"{what}/")})
+    if not owners:
+        return None
+    lines, keys, ends = [], [], []
+    for colour, name in enumerate(owners):
+        with_it = [epoch for epoch in epochs if name in epoch["measured"]]
+        lines.append(_line(with_it, lambda epoch, name=name: epoch["measured"][name], colour))
+        owner = name.partition("/")[2]
+        keys.append(Key(owner, colour))
+        ends.append(f"{owner} {with_it[-1]['measured'][name]:.3g}")
+    alt = f"Mean length of the {what}s of each modality's parameters by epoch; in the last: {', '.join(ends)}."
+    svg = draw_lines(f"{what}s", lines, _EPOCH, Axis(f"{what} norm", log=True), alt)
+    return Chart(f"{what.capitalize()} norms by modality", alt, svg, run.source(HISTORY), keys)
+
+
+_AVL = {
+    "K": ("AVL: the factor K of visual learning", "K"),
+    "delta": ("AVL: loss from pictures alone less that from text alone", "difference of losses"),
+}
+
+
+def _avl(run: Run, epochs: Epochs, what: str) -> Chart | None:
+    measured = [epoch for epoch in epochs if f"avl/{what}" in epoch["measured"]]
+    if not measured:
+        return None
+    caption, label = _AVL[what]
+    line = _line(measured, lambda epoch: epoch["measured"][f"avl/{what}"])
+    alt = f"{caption} by epoch: from {line.y[0]:.3f} to {line.y[-1]:.3f}."
+    return Chart(caption, alt, draw_lines(f"avl-{what}", [line], _EPOCH, Axis(label), alt), run.source(HISTORY))
+
+
+def _line(epochs: Epochs, value: Any, colour: int = 0, dashed: bool = False) -> Line:
+    return Line([epoch["epoch"] for epoch in epochs], [value(epoch) for epoch in epochs], colour, dashed)
+
+
+def _judged(epochs: Epochs) -> Epochs:
+    return [epoch for epoch in epochs if epoch["valid"] is not None]
