@@ -19,7 +19,7 @@ class Source(NamedTuple):
 
 @dataclass(frozen=True)
 class Prose:
-    """A paragraph."""
+    """A paragraph; what stands between backticks is code."""
 
     kind: ClassVar[str] = "prose"
     text: str
@@ -86,6 +86,7 @@ class Strip(NamedTuple):
 
     label: str
     pictures: Sequence[Picture]
+    large: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the verdict."""
+    """A sentence of the verdict, like :class:`Prose`."""
 
     kind: Literal["good", "bad", "unclear", "note"]
     text: str

@@ -129,7 +129,7 @@ def _drawn(name: str, draw: Any, x: Axis, y: Axis, alt: str, height: float = _SI
     import matplotlib as mpl
     from cycler import cycler
     from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator, ScalarFormatter
+    from matplotlib.ticker import FormatStrFormatter, LogLocator, MaxNLocator
 
     cycle = cycler(color=[colour(number) for number in range(COLOURS)])
     style: dict[Any, Any] = {**_STYLE, "axes.prop_cycle": cycle, "svg.hashsalt": name}
@@ -141,7 +141,8 @@ def _drawn(name: str, draw: Any, x: Axis, y: Axis, alt: str, height: float = _SI
         for along, axis in ((x, axes.xaxis), (y, axes.yaxis)):
             if along.log:
                 getattr(axes, f"set_{axis.axis_name}scale")("log")
-                axis.set_major_formatter(ScalarFormatter())
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                axis.set_major_formatter(FormatStrFormatter("%g"))
                 axis.set_minor_formatter("")
             elif along.whole:
                 axis.set_major_locator(MaxNLocator(nbins="auto", integer=True))

@@ -181,7 +181,7 @@ def _look(run: Run, pictures: Pictures, item: Item, attention_QP: npt.NDArray[np
     if len(attention_QP) > 1:
         drawn += [picture(f"prompt {at}", overlay(pixels_HW3, one_P, grid)) for at, one_P in enumerate(attention_QP, 1)]
     peak = attention_QP.mean(axis=0).max() * attention_QP.shape[1]
-    return Group(item.title, [("strongest patch", f"{peak:.1f} times its even share")], [Strip("", drawn)])
+    return Group(item.title, [("strongest patch", f"{peak:.1f} times its even share")], [Strip("", drawn, large=True)])
 
 
 def _prompts(run: Run, pictures: Pictures) -> Iterator[Block]:

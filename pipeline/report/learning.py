@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pipeline.report.blocks import Block, Chart, Charts, Key, Prose, Section
@@ -12,18 +13,37 @@ from pipeline.report.wording import number
 
 Epochs = Sequence[Mapping[str, Any]]
 
+TUNING = "tune/history.json"
 HISTORY, TEACHER = "train/history.json", "train/teacher_history.json"
 METRIC = "ndcg@10"
 _EPOCH = Axis("epoch", whole=True)
 
 
 def learning(run: Run) -> Section | None:
+    blocks = [*_tuning(run), *_training(run)]
+    return Section("learning", "Learning", blocks) if blocks else None
+
+
+def _tuning(run: Run) -> Iterator[Block]:
+    """Of the embedder: how well it ranks by itself."""
+    if not run.has(TUNING):
+        return
+    history: Epochs = run.json(TUNING)
+    best, names = run.told("tune")["best_epoch"], list(history[0]["valid"])
+    lines = [
+        _line(history, lambda epoch, name=name: epoch["valid"][name][METRIC], colour, colour > 0)
+        for colour, name in enumerate(names)
+    ]
+    top = history[best - 1]["valid"]["all"][METRIC]
+    alt = f"Validation {METRIC.upper()} of the tuned embedder by epoch: the best is {number(top)} in epoch {best}."
+    svg = draw_lines("tuning", [replace(lines[0], mark=best - 1), *lines[1:]], _EPOCH, Axis(METRIC.upper()), alt)
+    keys = [Key("all modalities" if name == "all" else f"{name} alone", at, at > 0) for at, name in enumerate(names)]
+    yield Chart(f"The tuned embedder by itself, best epoch {best}", alt, svg, run.source(TUNING), keys)
+
+
+def _training(run: Run) -> Iterator[Block]:
     if not run.has(HISTORY):
-        return None
-    return Section("learning", "Learning", list(_blocks(run)))
-
-
-def _blocks(run: Run) -> Iterator[Block]:
+        return
     history: Epochs = run.json(HISTORY)
     teacher: Epochs = run.json(TEACHER) if run.has(TEACHER) else []
     best = run.told("train")["best_epoch"]
@@ -55,7 +75,7 @@ def _valid(run: Run, history: Epochs, teacher: Epochs, best: int) -> Chart:
     ]
     places = [epoch["epoch"] for epoch in _judged(history)]
     top = _judged(history)[places.index(best)]["valid"][METRIC]
-    marked = Line(lines[0].x, lines[0].y, mark=places.index(best))
+    marked = replace(lines[0], mark=places.index(best))
     alt = f"Validation {METRIC.upper()} by epoch: the best is {number(top)} in epoch {best} of {len(history)}, marked."
     svg = draw_lines("valid", [marked, *lines[1:]], _EPOCH, Axis(METRIC.upper()), alt)
     return Chart(f"Validation {METRIC.upper()}, best epoch {best}", alt, svg, run.source(HISTORY), _legend(teacher))

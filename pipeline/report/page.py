@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
+from markupsafe import Markup, escape
+
 from pipeline.report.blocks import Claim, Section
 from pipeline.report.costs import costs, receipts
 from pipeline.report.dataset import dataset
@@ -47,15 +49,29 @@ def render(title: str, claims: Sequence[Claim], sections: Iterable[Section], sta
     return template.render(title=title, claims=claims, sections=list(sections), states=states)
 
 
+def code(text: str) -> Markup:
+    """Escaped, and what stands between backticks as code.
+
+    >>> code("run `a < b`")
+    Markup('run <code>a &lt; b</code>')
+    """
+    parts = [
+        Markup("<code>{}</code>").format(part) if at % 2 else escape(part) for at, part in enumerate(text.split("`"))
+    ]
+    return Markup("").join(parts)
+
+
 @cache
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     # Titles, ids and prompts come from outside: everything is escaped, in every template.
-    return Environment(
+    environment = Environment(
         loader=PackageLoader("pipeline.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["code"] = code
+    return environment

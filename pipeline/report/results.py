@@ -15,7 +15,11 @@ from pipeline.report.wording import number, plain, shown_metrics, with_error
 from reveal_core.metrics import standard_errors
 
 METRICS = "evaluate/metrics.json"
-#: What a protocol's keys are called.
+_SLICES = {
+    "no_image": "items without a picture",
+    "with_image": "items with a picture",
+    "short_history": "short histories",
+}
 _PROTOCOL = ("split", "candidates", "masking", "ties", "lists")
 
 
@@ -69,7 +73,18 @@ def _errors(run: Run, name: str) -> dict[str, float | None]:
 
 def _slices(metrics: Mapping[str, Any]) -> Iterator[Row]:
     for name, row in metrics["slices"].items():
-        yield Row(plain(name), row["n"], row, metrics["standard_errors"]["slices"][name])
+        yield Row(_slice(name), row["n"], row, metrics["standard_errors"]["slices"][name])
+
+
+def _slice(name: str) -> str:
+    """
+    >>> _slice("cold_0"), _slice("cold_5"), _slice("no_image")
+    ('items never bought before', 'items bought at most 5 times', 'items without a picture')
+    """
+    if name.startswith("cold_"):
+        count = name.partition("_")[2]
+        return "items never bought before" if count == "0" else f"items bought at most {count} times"
+    return _SLICES.get(name, plain(name))
 
 
 def _table(caption: str, rows: list[Row], shown: list[str], run: Run) -> Table:

@@ -18,20 +18,24 @@ _CONTROLS = {"shuffled": "those of other items", "constant": "one and the same",
 
 def verdict(run: Run) -> Iterator[Claim]:
     """The sentences at the top of the page."""
-    missing = [state for state in run.states if state.state != "done"]
+    missing = [state.stage for state in run.states if state.state != "done"]
     if missing:
-        names = ", ".join(state.stage for state in missing)
-        yield Claim("bad", f"The run is not finished: {names} is missing. What follows is what there is.")
-    if run.has("evaluate/metrics.json", PER_USER):
+        text = f"The run is not finished: {', '.join(missing)} is missing. Here is what there is; `reveal run` goes on."
+        yield Claim("bad", text)
+    judged = run.has("evaluate/metrics.json", PER_USER)
+    if judged:
         yield _beats_popularity(run)
         yield from _pictures(run)
-        yield Claim(
-            "note",
-            "One run under one seed: the intervals are about other users, not about other seeds. `reveal ablate` "
-            "trains variants under several seeds and compares them.",
-        )
     if run.has("images/images.parquet"):
         yield _coverage(run)
+    if judged:
+        yield Claim("note", _SEEDS)
+
+
+_SEEDS = (
+    "This is one run under one seed: the intervals are about other users, not about other seeds. `reveal ablate` "
+    "trains under several."
+)
 
 
 def compared(run: Run, other: str) -> tuple[float, float, PairedTest]:
