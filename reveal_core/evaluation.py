@@ -304,8 +304,7 @@ class _Judge:
             "short_history": cases.histories.lengths <= self.config.short_history,
         }
         return {
-            name: {"n": int(member.sum()), **told(ranks_M[member], self.config.ks)}
-            for name, member in members.items()
+            name: {"n": int(member.sum()), **told(ranks_M[member], self.config.ks)} for name, member in members.items()
         }
 
 

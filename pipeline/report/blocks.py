@@ -78,7 +78,10 @@ class Picture:
     """a ``data:`` address; None = there is no picture"""
     note: str = ""
     """more about it"""
-    mark: Literal["", "hit"] = ""
+    hit: bool = False
+    """whether it is what was looked for"""
+    blank: bool = True
+    """whether room is left for a picture that is not there"""
 
 
 class Strip(NamedTuple):

@@ -82,13 +82,13 @@ class Pictures:
             return None
         return decode_image(data) if hashlib.sha256(data).hexdigest() == sha256 else None
 
-    def thumbnail(self, item: Item, note: str = "", mark: bool = False) -> Picture:
+    def thumbnail(self, item: Item, note: str = "", hit: bool = False) -> Picture:
         if item.index not in self._thumbnails:
             image = self.image(item)
             if image is not None:
                 image.thumbnail((THUMBNAIL, THUMBNAIL))
             self._thumbnails[item.index] = None if image is None else data_address(image)
-        return Picture(item.title, self._thumbnails[item.index], note, "hit" if mark else "")
+        return Picture(item.title, self._thumbnails[item.index], note, hit, blank=self.any)
 
 
 def _item(row: dict[str, object]) -> Item:

@@ -75,10 +75,10 @@ def _user(
     truth = int(str(row["test_item"]))
     had = [pictures.thumbnail(items[index]) for index in history.filter(mine)[ITEM_INDEX]]
     told = [
-        pictures.thumbnail(items[index], note="taken next" if index == truth else "", mark=index == truth)
+        pictures.thumbnail(items[index], note="taken next" if index == truth else "", hit=index == truth)
         for index in offered.filter(mine)[ITEM_INDEX]
     ]
     names = {"test_rank": "rank of what was taken next", "test_popularity_rank": "its rank by popularity"}
     facts = [(name, f"{row[column]:,.0f}") for column, name in names.items()]
-    taken = Strip("took next", [pictures.thumbnail(items[truth], mark=True)])
+    taken = Strip("took next", [pictures.thumbnail(items[truth], hit=True)])
     return Group(f"user {row[USER_ID]}", facts, [Strip("had", had), Strip("was offered", told), taken])

@@ -72,7 +72,7 @@ def _pictures(run: Run) -> Iterator[Claim]:
     if "image" not in run.modalities:
         yield Claim("note", f"The model reads no pictures: model.modalities is {', '.join(run.modalities)}.")
     elif control != "none":
-        yield Claim("note", f"A control: the model was shown other pictures, {_CONTROLS.get(control, control)}.")
+        yield Claim("note", f"A control: the model saw other pictures, {_CONTROLS.get(control, control)}.")
     elif len(run.modalities) == 1:
         yield Claim("note", "The model reads nothing but pictures.")
     else:
