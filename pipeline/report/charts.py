@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -113,7 +113,8 @@ def draw_bars(name: str, labels: Sequence[str], values: Sequence[float], errors:
         axes.grid(False, axis="y")
         axes.set_xlim(left=0)
 
-    return _drawn(name, draw, Axis(""), Axis(""), alt, height=0.9 + 0.24 * len(labels))
+    room = 0.04 + 0.075 * max(map(len, labels)) / _SIZE[0]
+    return _drawn(name, draw, Axis(""), Axis(""), alt, _Frame(0.5 + 0.24 * len(labels), room, 0.35))
 
 
 def draw_counts(name: str, edges: Sequence[float], counts: Numbers, x: Axis, y: Axis, alt: str) -> Markup:
@@ -125,7 +126,21 @@ def draw_counts(name: str, edges: Sequence[float], counts: Numbers, x: Axis, y: 
     return _drawn(name, draw, x, y, alt)
 
 
-def _drawn(name: str, draw: Any, x: Axis, y: Axis, alt: str, height: float = _SIZE[1]) -> Markup:
+class _Frame(NamedTuple):
+    """Where the axes are. Fixed: to find out how much room the numbers need takes as long as to draw."""
+
+    height: float = _SIZE[1]
+    """of the figure, in inches"""
+    left: float = 0.17
+    """share of the width left of them"""
+    below: float = 0.48
+    """inches below them"""
+
+
+_USUAL = _Frame()
+
+
+def _drawn(name: str, draw: Callable[[Axes], None], x: Axis, y: Axis, alt: str, frame: _Frame = _USUAL) -> Markup:
     import matplotlib as mpl
     from cycler import cycler
     from matplotlib.figure import Figure
@@ -134,14 +149,17 @@ def _drawn(name: str, draw: Any, x: Axis, y: Axis, alt: str, height: float = _SI
     cycle = cycler(color=[colour(number) for number in range(COLOURS)])
     style: dict[Any, Any] = {**_STYLE, "axes.prop_cycle": cycle, "svg.hashsalt": name}
     with mpl.rc_context(style):
-        figure = Figure(figsize=(_SIZE[0], height), layout="constrained")
+        figure = Figure(figsize=(_SIZE[0], frame.height))
+        bottom, top = frame.below / frame.height, 1 - 0.06 / frame.height
+        figure.subplots_adjust(left=frame.left, right=0.98, bottom=bottom, top=top)
         axes = figure.add_subplot()
         draw(axes)
         axes.set(xlabel=x.label, ylabel=y.label)
         for along, axis in ((x, axes.xaxis), (y, axes.yaxis)):
             if along.log:
                 getattr(axes, f"set_{axis.axis_name}scale")("log")
-                axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+                low, high = axis.get_view_interval()
+                axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,)))
                 axis.set_major_formatter(FormatStrFormatter("%g"))
                 axis.set_minor_formatter("")
             elif along.whole:

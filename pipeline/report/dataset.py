@@ -106,5 +106,5 @@ def _status(run: Run, pictures: Pictures, status: str, count: int) -> Group:
         shown = [pictures.thumbnail(item) for item in items.values()]
     else:
         told = chosen.select(ITEM_ID, "detail").iter_rows()
-        shown = [Picture(item_id, None, detail or "") for item_id, detail in told]
+        shown = [Picture(item_id, None, detail or "", blank=False) for item_id, detail in told]
     return Group(f"{plain(status)}: {count:,}", [("", _MEANING[status])], [Strip("", shown)])

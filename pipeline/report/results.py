@@ -47,8 +47,10 @@ def _blocks(run: Run, metrics: Mapping[str, Any]) -> Iterator[Block]:
     lists = {name: value for name, value in metrics["test"].items() if name.startswith(("coverage@", "popularity@"))}
     if lists:
         base = metrics["baselines"]["popularity"]
-        rows = [(name, number(lists[name]), number(base.get(name))) for name in lists]
-        yield Table("What is shown: share of the catalogue, and how popular it is", ("", "model", "popularity"), rows)
+        order = sorted(lists, key=lambda name: (name.partition("@")[0], int(name.partition("@")[2])))
+        rows = [(name, number(lists[name]), number(base.get(name))) for name in order]
+        caption = "What is shown: share of the catalogue, and how popular it is"
+        yield Table(caption, ("", "model", "popularity"), rows, run.source(METRICS))
     if len(metrics["shares"]) > 1:
         shares = ", ".join(f"{name} {share:.2f}" for name, share in metrics["shares"].items())
         yield Prose(f"Shares of the item vectors' squared length: {shares}.")
