@@ -262,7 +262,8 @@ class Preprocess:
     @classmethod
     def from_json(cls, known: dict[str, Any]) -> Preprocess:
         """From an encoder's fingerprint, where JSON has made lists of tuples."""
-        return cls(**{name: tuple(x) if isinstance(x, list) else x for name, x in known.items()})
+        settings: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in known.items()}
+        return cls(**settings)
 
     def apply(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """(height, width, 3) pixels of an RGB image."""
