@@ -48,6 +48,10 @@ class Receipt:
     seconds: float
     versions: dict[str, str]
 
+    def digest_of(self, file: str) -> str:
+        """Of one of the files, or with an empty name of them all."""
+        return str(self.files[file]["sha256"]) if file else self.digest
+
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     """sha256 and size of every file below ``folder``, except the receipt."""

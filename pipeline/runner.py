@@ -207,7 +207,7 @@ def _digest(entry: str, known: Mapping[str, StageStatus]) -> str:
     name, _, file = entry.partition("/")
     receipt = known[name].receipt
     assert receipt is not None
-    return str(receipt.files[file]["sha256"]) if file else receipt.digest
+    return receipt.digest_of(file)
 
 
 def _versions() -> dict[str, str]:

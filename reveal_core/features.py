@@ -59,18 +59,34 @@ class ItemFeatures:
         return dataclasses.replace(self, image=image)
 
 
-def standardise(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Centre the rows, then divide all by one number so that their mean squared length is 1: (M, T) -> (M, T).
+@dataclass(frozen=True, eq=False)
+class Units:
+    """What an encoder's vectors are measured in, once a model reads them."""
 
-    One number rather than one for each dimension: measured, they are equally good, and this one keeps the encoder's
-    geometry. Length 1, so that neither the scale of an encoder nor its width decides how large a projection starts.
-    """
+    centre: npt.NDArray[np.float64]
+    """(T,) the mean vector"""
+    length: float
+    """the root of the mean squared distance from it; 1 where all are the same"""
+
+    @classmethod
+    def of(cls, vectors: npt.NDArray[np.float32]) -> Units:
+        """Those of (M, T) vectors, which then have mean 0 and mean squared length 1.
+
+        One number rather than one for each dimension: measured, they are equally good, and this one keeps the encoder's
+        geometry. Length 1, so that neither the scale of an encoder nor its width decides how large a projection starts.
+        """
+        return cls(*centre_and_length(vectors))
+
+    def apply(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """(M, T) -> (M, T)"""
+        return np.asarray((vectors - self.centre) / self.length, dtype=np.float32)
+
+
+def standardise(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """In their own :class:`Units`: (M, T) -> (M, T)."""
     if not np.isfinite(vectors).all():
         raise ValueError("content vectors must be finite")
-    if not vectors.size:
-        return vectors
-    centre, length = centre_and_length(vectors)
-    return np.asarray((vectors - centre) / length, dtype=np.float32)
+    return Units.of(vectors).apply(vectors) if vectors.size else vectors
 
 
 def centre_and_length(vectors: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], float]:
