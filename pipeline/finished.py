@@ -135,7 +135,9 @@ def open_manifest(
     with closing(ArtifactStore(workdir)) as store:
         stale: tuple[str, ...]
         try:
-            statuses = Runner(manifest.name, plan(manifest), store).status()
+            runner = Runner(manifest.name, plan(manifest), store)
+            needed = runner.needed("evaluate")  # not the page, nor vectors that no model reads
+            statuses = [status for status in runner.status() if status.stage in needed]
         except UserError as error:  # results can be used where the data are not
             run, stale = _linked(store, manifest.name, needs), (str(error),)
         else:
