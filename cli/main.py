@@ -21,6 +21,7 @@ COMMANDS = {
     "evaluate": ("cli.evaluate", "Bring the metrics up to date and show them."),
     "validate": ("cli.validate", "Check the data against a manifest without running anything."),
     "report": ("cli.report", "Draw one page of what a run learned, and whether to trust it."),
+    "compare": ("cli.compare", "Compare finished runs, or the runs of an ablation."),
     "status": ("cli.status", "Say for each stage whether it is done, and if not, why."),
     "ablate": ("cli.ablate", "Compare variants of a manifest under the same seeds."),
     "tune": ("cli.tune", "Look for better settings, judged on validation."),

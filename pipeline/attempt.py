@@ -56,8 +56,12 @@ class Success:
         """Whether anything had to run."""
         return any(not status.done for status, _ in self.stages)
 
+    @property
+    def receipts(self) -> dict[str, Receipt]:
+        return {status.stage: receipt for status, receipt in self.stages}
+
     def receipt(self, stage: str) -> Receipt:
-        return next(receipt for status, receipt in self.stages if status.stage == stage)
+        return self.receipts[stage]
 
     @property
     def warnings(self) -> list[str]:

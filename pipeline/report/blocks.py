@@ -99,6 +99,7 @@ class Group:
     title: str
     facts: Sequence[tuple[str, str]] = ()
     strips: Sequence[Strip] = ()
+    sources: Sequence[Source] = ()
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from pipeline.report.blocks import Block, Chart, Charts, Key, Prose, Section
@@ -16,7 +17,7 @@ Epochs = Sequence[Mapping[str, Any]]
 TUNING = "tune/history.json"
 HISTORY, TEACHER = "train/history.json", "train/teacher_history.json"
 METRIC = "ndcg@10"
-_EPOCH = Axis("epoch", whole=True)
+EPOCH = Axis("epoch", whole=True)
 
 
 def learning(run: Run) -> Section | None:
@@ -30,13 +31,10 @@ def _tuning(run: Run) -> Iterator[Block]:
         return
     history: Epochs = run.json(TUNING)
     best, names = run.told("tune")["best_epoch"], list(history[0]["valid"])
-    lines = [
-        _line(history, lambda epoch, name=name: epoch["valid"][name][METRIC], colour, colour > 0)
-        for colour, name in enumerate(names)
-    ]
+    lines = [line_of(history, partial(_alone, name), colour, colour > 0) for colour, name in enumerate(names)]
     top = history[best - 1]["valid"]["all"][METRIC]
     alt = f"Validation {METRIC.upper()} of the tuned embedder by epoch: the best is {number(top)} in epoch {best}."
-    svg = draw_lines("tuning", [replace(lines[0], mark=best - 1), *lines[1:]], _EPOCH, Axis(METRIC.upper()), alt)
+    svg = draw_lines("tuning", [replace(lines[0], mark=best - 1), *lines[1:]], EPOCH, Axis(METRIC.upper()), alt)
     keys = [Key("all modalities" if name == "all" else f"{name} alone", at, at > 0) for at, name in enumerate(names)]
     yield Chart(f"The tuned embedder by itself, best epoch {best}", alt, svg, run.source(TUNING), keys)
 
@@ -59,25 +57,25 @@ def _training(run: Run) -> Iterator[Block]:
 
 
 def _loss(run: Run, history: Epochs, teacher: Epochs) -> Chart:
-    lines = [_line(history, lambda epoch: epoch["train_loss"])]
-    lines += [_line(teacher, lambda epoch: epoch["train_loss"], 1, True)] if teacher else []
+    lines = [line_of(history, lambda epoch: epoch["train_loss"])]
+    lines += [line_of(teacher, lambda epoch: epoch["train_loss"], 1, True)] if teacher else []
     first, last = history[0]["train_loss"], history[-1]["train_loss"]
     alt = f"Training loss by epoch: from {first:.3f} in the first to {last:.3f} in the last of {len(history)}."
-    svg = draw_lines("loss", lines, _EPOCH, Axis("loss"), alt)
+    svg = draw_lines("loss", lines, EPOCH, Axis("loss"), alt)
     return Chart("Training loss", alt, svg, run.source(HISTORY), _legend(teacher))
 
 
 def _valid(run: Run, history: Epochs, teacher: Epochs, best: int) -> Chart:
     lines = [
-        _line(epochs, lambda epoch: epoch["valid"][METRIC], colour, colour > 0)
-        for colour, epochs in enumerate((_judged(history), _judged(teacher)))
+        line_of(epochs, lambda epoch: epoch["valid"][METRIC], colour, colour > 0)
+        for colour, epochs in enumerate((judged_epochs(history), judged_epochs(teacher)))
         if epochs
     ]
-    places = [epoch["epoch"] for epoch in _judged(history)]
-    top = _judged(history)[places.index(best)]["valid"][METRIC]
+    places = [epoch["epoch"] for epoch in judged_epochs(history)]
+    top = judged_epochs(history)[places.index(best)]["valid"][METRIC]
     marked = replace(lines[0], mark=places.index(best))
     alt = f"Validation {METRIC.upper()} by epoch: the best is {number(top)} in epoch {best} of {len(history)}, marked."
-    svg = draw_lines("valid", [marked, *lines[1:]], _EPOCH, Axis(METRIC.upper()), alt)
+    svg = draw_lines("valid", [marked, *lines[1:]], EPOCH, Axis(METRIC.upper()), alt)
     return Chart(f"Validation {METRIC.upper()}, best epoch {best}", alt, svg, run.source(HISTORY), _legend(teacher))
 
 
@@ -93,12 +91,12 @@ def _norms(run: Run, epochs: Epochs, what: str) -> Chart | None:
     lines, keys, ends = [], [], []
     for colour, name in enumerate(owners):
         with_it = [epoch for epoch in epochs if name in epoch["measured"]]
-        lines.append(_line(with_it, lambda epoch, name=name: epoch["measured"][name], colour))
+        lines.append(line_of(with_it, partial(_measured, name), colour))
         owner = name.partition("/")[2]
         keys.append(Key(owner, colour))
         ends.append(f"{owner} {with_it[-1]['measured'][name]:.3g}")
     alt = f"Mean length of the {what}s of each modality's parameters by epoch; in the last: {', '.join(ends)}."
-    svg = draw_lines(f"{what}s", lines, _EPOCH, Axis(f"{what} norm", log=True), alt)
+    svg = draw_lines(f"{what}s", lines, EPOCH, Axis(f"{what} norm", log=True), alt)
     return Chart(f"{what.capitalize()} norms by modality", alt, svg, run.source(HISTORY), keys)
 
 
@@ -113,14 +111,22 @@ def _avl(run: Run, epochs: Epochs, what: str) -> Chart | None:
     if not measured:
         return None
     caption, label = _AVL[what]
-    line = _line(measured, lambda epoch: epoch["measured"][f"avl/{what}"])
+    line = line_of(measured, partial(_measured, f"avl/{what}"))
     alt = f"{caption} by epoch: from {line.y[0]:.3f} to {line.y[-1]:.3f}."
-    return Chart(caption, alt, draw_lines(f"avl-{what}", [line], _EPOCH, Axis(label), alt), run.source(HISTORY))
+    return Chart(caption, alt, draw_lines(f"avl-{what}", [line], EPOCH, Axis(label), alt), run.source(HISTORY))
 
 
-def _line(epochs: Epochs, value: Any, colour: int = 0, dashed: bool = False) -> Line:
+def _measured(name: str, epoch: Mapping[str, Any]) -> float:
+    return float(epoch["measured"][name])
+
+
+def _alone(name: str, epoch: Mapping[str, Any]) -> float:
+    return float(epoch["valid"][name][METRIC])
+
+
+def line_of(epochs: Epochs, value: Callable[[Mapping[str, Any]], float], colour: int = 0, dashed: bool = False) -> Line:
     return Line([epoch["epoch"] for epoch in epochs], [value(epoch) for epoch in epochs], colour, dashed)
 
 
-def _judged(epochs: Epochs) -> Epochs:
+def judged_epochs(epochs: Epochs) -> Epochs:
     return [epoch for epoch in epochs if epoch["valid"] is not None]
