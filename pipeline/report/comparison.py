@@ -130,11 +130,11 @@ def _variants(comparison: Comparison, folder: Path) -> Gallery:
         runs = {seed: run for (variant, seed), run in comparison.runs.items() if variant == name}
         settings = "\n".join(row["overrides"]) or "nothing: the others are described by how they differ from it"
         facts = [("settings", settings), ("runs", ", ".join(run.name for run in runs.values()) or "none")]
-        sources = [_source(run, folder) for run in runs.values()]
-        groups.append(Group(name, facts, sources=sources))
+        files = [(run, file) for run in runs.values() for file in ("evaluate/metrics.json", "train/history.json")]
+        groups.append(Group(name, facts, sources=[_source(run, file, folder) for run, file in files]))
     return Gallery("The variants", groups)
 
 
-def _source(run: FinishedRun, folder: Path) -> Source:
-    path = run.folder("evaluate") / "metrics.json"
-    return Source(f"metrics.json of {run.name}", os.path.relpath(path, folder))
+def _source(run: FinishedRun, file: str, folder: Path) -> Source:
+    stage, _, name = file.partition("/")
+    return Source(f"{run.name}: {file}", os.path.relpath(run.folder(stage) / name, folder))
