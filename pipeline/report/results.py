@@ -81,11 +81,11 @@ def _slices(metrics: Mapping[str, Any]) -> Iterator[Row]:
 def _slice(name: str) -> str:
     """
     >>> _slice("cold_0"), _slice("cold_5"), _slice("no_image")
-    ('items never bought before', 'items bought at most 5 times', 'items without a picture')
+    ('items not in training', 'at most 5 times in training', 'items without a picture')
     """
     if name.startswith("cold_"):
         count = name.partition("_")[2]
-        return "items never bought before" if count == "0" else f"items bought at most {count} times"
+        return "items not in training" if count == "0" else f"at most {count} times in training"
     return _SLICES.get(name, plain(name))
 
 
