@@ -5,9 +5,7 @@ N items, D numbers of a vector, V items that are asked about, K neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +18,7 @@ from pipeline.report.run import Run
 from pipeline.report.sampling import evenly
 from reveal_core.schema import ITEM_INDEX
 
+Vector = npt.NDArray[np.float32]
 Blocks = Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]]
 """item_index and vectors of some items after the other"""
 
@@ -42,7 +41,9 @@ def neighbours(run: Run, pictures: Pictures) -> Section | None:
 
 
 def _blocks(run: Run, pictures: Pictures, found: list[tuple[str, str]], asked: list[int]) -> Iterator[Block]:
-    nearest_by = [(label, nearest(partial(_vectors, run, file), asked, _NEIGHBOURS)) for label, file in found]
+    nearest_by = [
+        (label, nearest(_vectors(run, file), _queries(run, file, asked), _NEIGHBOURS)) for label, file in found
+    ]
     items = pictures.items({*asked, *(one for _, lists in nearest_by for ones in lists.values() for one in ones)})
     groups = [_group(pictures, items, index, nearest_by) for index in asked]
     if len(nearest_by) == 2:
@@ -72,6 +73,15 @@ def _asked(run: Run) -> list[int]:
     return indices.gather(evenly(len(indices) // 2, _SHOWN)).to_list()
 
 
+def _queries(run: Run, file: str, asked: list[int]) -> dict[int, Vector]:
+    """The vectors of some items, of those that have one; all of the others stay on the disk."""
+    if file.endswith(".parquet"):
+        rows = run.scan(file).filter(pl.col(ITEM_INDEX).is_in(asked)).select(ITEM_INDEX, "image_vector").drop_nulls()
+        return {index: np.array(vector, dtype=np.float32) for index, vector in rows.collect().iter_rows()}
+    vectors_ND = np.load(run.path(file), mmap_mode="r", allow_pickle=False)
+    return {index: np.array(vectors_ND[index]) for index in asked}
+
+
 def _vectors(run: Run, file: str) -> Blocks:
     """Of the items that have one, block by block."""
     path = run.path(file)
@@ -88,26 +98,20 @@ def _vectors(run: Run, file: str) -> Blocks:
         yield block, np.asarray(vectors_ND[block])
 
 
-def nearest(blocks: Callable[[], Blocks], asked: list[int], count: int) -> dict[int, list[int]]:
+def nearest(blocks: Blocks, queries: Mapping[int, Vector], count: int) -> dict[int, list[int]]:
     """The item_index of the items nearest to each of some, the nearest first, by Euclidean distance.
 
     So neither the centre nor the unit of the vectors matters. Memory does not grow with the catalogue.
 
     Args:
-        blocks: begins the vectors anew each time it is called.
-        asked: item_index; those without a vector are left out.
+        queries: the vectors of those that are asked about, by item_index.
     """
-    queries: dict[int, npt.NDArray[Any]] = {}
-    for index_B, vectors_BD in blocks():
-        for place in np.flatnonzero(np.isin(index_B, asked)):
-            queries[int(index_B[place])] = vectors_BD[place].astype(np.float64)
-    known = [index for index in asked if index in queries]
-    best_V: list[list[tuple[float, int]]] = [[] for _ in known]
-    for index_B, vectors_BD in blocks():
-        for at, index in enumerate(known):
-            distance_B = np.square(vectors_BD - queries[index]).sum(axis=1)
+    best: dict[int, list[tuple[float, int]]] = {index: [] for index in queries}
+    for index_B, vectors_BD in blocks:
+        for index, query_D in queries.items():
+            distance_B = np.square(vectors_BD - query_D).sum(axis=1, dtype=np.float64)
             distance_B[index_B == index] = np.inf
             closest = np.argsort(distance_B, kind="stable")[:count]
-            candidates = zip(distance_B[closest].tolist(), index_B[closest].tolist(), strict=True)
-            best_V[at] = sorted([*best_V[at], *(pair for pair in candidates if np.isfinite(pair[0]))])[:count]
-    return {index: [one for _, one in best] for index, best in zip(known, best_V, strict=True)}
+            found = zip(distance_B[closest].tolist(), index_B[closest].tolist(), strict=True)
+            best[index] = sorted([*best[index], *(pair for pair in found if np.isfinite(pair[0]))])[:count]
+    return {index: [one for _, one in found] for index, found in best.items()}

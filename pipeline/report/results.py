@@ -15,6 +15,7 @@ from pipeline.report.wording import number, plain, shown_metrics, with_error
 from reveal_core.metrics import standard_errors
 
 METRICS = "evaluate/metrics.json"
+_MODEL = "the model"
 _SLICES = {
     "no_image": "items without a picture",
     "with_image": "items with a picture",
@@ -60,7 +61,7 @@ def _blocks(run: Run, metrics: Mapping[str, Any]) -> Iterator[Block]:
 
 def _models(run: Run, metrics: Mapping[str, Any]) -> Iterator[Row]:
     users = metrics["protocol"]["test_users"]
-    yield Row("the model", users, metrics["test"], metrics["standard_errors"]["test"])
+    yield Row(_MODEL, users, metrics["test"], metrics["standard_errors"]["test"])
     for name, parts in metrics["without"].items():
         yield Row(f"without {name}", users, parts["test"], _errors(run, f"without_{name}"))
     if "direct" in metrics:
@@ -98,7 +99,7 @@ def _table(caption: str, rows: list[Row], shown: list[str], run: Run) -> Table:
         )
         for row in rows
     ]
-    strong = frozenset({0}) if rows[0].name == "the model" else frozenset[int]()
+    strong = frozenset(at for at, row in enumerate(rows) if row.name == _MODEL)
     return Table(caption, ("", "users", *shown), cells, run.source(METRICS), strong=strong)
 
 

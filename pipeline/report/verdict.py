@@ -57,7 +57,9 @@ def metric_of(run: Run) -> str:
 
 def _beats_popularity(run: Run) -> Claim:
     model, base, test = compared(run, "popularity")
-    what = f"{metric_of(run).upper()} {number(model)} against {number(base)} for offering everybody the best sellers"
+    what = (
+        f"{metric_of(run).upper()} {number(model)} against {number(base)} for offering everybody what is most popular"
+    )
     sure = f"difference {between(test.interval)}, 95 % interval over {test.num_users:,} test users"
     if test.interval is None or test.interval[0] <= 0 <= test.interval[1]:
         return Claim("unclear", f"Not clearly better than popularity: {what} ({sure}).", run.source(PER_USER))

@@ -14,13 +14,13 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def with_error(value: float | None, standard_error: float | None, digits: int = 4) -> str:
-    """A mean over users and half of its 95 % interval.
+    """A mean over users and half of its 95 % interval; nothing is known of that where all users are alike.
 
-    >>> with_error(0.5, 0.01), with_error(0.5, None)
-    ('0.5000 ± 0.0196', '0.5000')
+    >>> with_error(0.5, 0.01), with_error(0.5, None), with_error(0.0, 0.0)
+    ('0.5000 ± 0.0196', '0.5000', '0.0000')
     """
     told = number(value, digits)
-    return told if value is None or standard_error is None else f"{told} ± {1.96 * standard_error:.{digits}f}"
+    return f"{told} ± {1.96 * standard_error:.{digits}f}" if value is not None and standard_error else told
 
 
 def between(interval: tuple[float, float] | None) -> str:
