@@ -18,9 +18,8 @@ from pipeline.artifacts import Receipt
 from pipeline.checkup import Checkup
 from pipeline.findings import Finding
 from pipeline.runner import StageStatus
+from reveal_core.metrics import worth_showing
 
-#: The metrics worth a column on a terminal; metrics.json has them all.
-SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20", "mrr@10")
 LEVELS = {"error": "[red]error[/]", "warning": "[yellow]warning[/]", "note": "[dim]note[/]"}
 MARKS = {"done": "[green]done[/]", "stale": "[yellow]stale[/]", "missing": "[red]missing[/]"}
 
@@ -111,7 +110,7 @@ def _share(finding: Finding) -> str:
 def print_metrics(console: Console, metrics: Mapping[str, Any]) -> None:
     """The test metrics: the model, also without each modality, direct ranking where the embedder was tuned, baselines,
     slices; then the protocol they hold under."""
-    shown = [name for name in SHOWN if name in metrics["test"]] or list(metrics["test"])[:5]
+    shown = worth_showing(list(metrics["test"]))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("test", no_wrap=True)
     for name in ("users", *shown):

@@ -57,6 +57,19 @@ def headline(ks: Sequence[int]) -> str:
     return f"ndcg@{10 if 10 in ks else ks[0]}"
 
 
+#: The metrics worth a column; a result has them all.
+SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20", "mrr@10")
+
+
+def worth_showing(names: Sequence[str], most: int = 5) -> list[str]:
+    """Which of a result's metrics a table has room for: :data:`SHOWN`, or else the first.
+
+    >>> worth_showing(["recall@5", "ndcg@5", "mrr@5", "recall@10", "ndcg@10", "mrr@10", "coverage@10"])
+    ['recall@10', 'ndcg@10', 'mrr@10']
+    """
+    return [name for name in SHOWN if name in names] or list(names)[:most]
+
+
 def coverage(lists_MK: Ints, k: int, num_items: int) -> float:
     """The share of the catalogue that is in anybody's first k. Entries of 0 (a list that is too short) do not count.
 

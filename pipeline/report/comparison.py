@@ -14,10 +14,11 @@ from pipeline.files import read_json
 from pipeline.finished import FinishedRun
 from pipeline.report.blocks import Block, Chart, Charts, Claim, Gallery, Group, Key, Prose, Section, Source, Table
 from pipeline.report.charts import COLOURS, Axis, Line, draw_bars, draw_lines
-from pipeline.report.learning import EPOCH, METRIC, judged_epochs, line_of
+from pipeline.report.learning import EPOCH, judged_epochs, line_of
 from pipeline.report.page import render
 from pipeline.report.wording import between, number
 from reveal_core.disk import atomic_path
+from reveal_core.training import METRIC
 
 #: Characters of a name beside a bar, and of the name of a folder.
 _LONGEST, _LONGEST_NAME = 28, 100

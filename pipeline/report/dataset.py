@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -12,7 +13,7 @@ from pipeline.report.charts import Axis, Line, draw_counts, draw_lines
 from pipeline.report.pictures import Pictures
 from pipeline.report.run import Run
 from pipeline.report.wording import plain
-from reveal_core.schema import IMAGE_STATUSES, ITEM_ID, ITEM_INDEX
+from reveal_core.schema import IMAGE_STATUSES, ITEM_ID, ITEM_INDEX, TIMESTAMP
 
 #: Pictures shown of each status.
 _EXAMPLES = 8
@@ -46,12 +47,22 @@ def _counts(run: Run) -> Iterator[Block]:
     ]
     left = told.get("items_not_in_catalogue", 0)
     rows += [("items of the log that the catalogue does not know", left)] if left else []
-    cells = [(name, f"{count:,}") for name, count in rows]
+    cells = [*((name, f"{count:,}") for name, count in rows), *_days(run)]
     yield Table("What was read, and what is kept", ("", "count"), cells, run.source("ingest/interactions.parquet"))
     if run.has("split"):
         split = run.told("split")
         asked = f"{split['valid_targets']:,} validation and {split['test_targets']:,} test targets"
         yield Prose(f"{split['train_interactions']:,} interactions to learn from, {asked}; {split['rule']}.")
+
+
+def _days(run: Run) -> list[tuple[str, str]]:
+    """Of the first and the last interaction; none where the log has only an order."""
+    bounds = pl.min(TIMESTAMP).alias("first"), pl.max(TIMESTAMP).alias("last")
+    first, last = run.scan("ingest/interactions.parquet").select(bounds).collect().row(0)
+    if first is None:
+        return []
+    days = [(datetime(1970, 1, 1) + timedelta(milliseconds=at)).date().isoformat() for at in (first, last)]
+    return list(zip(("first day (UTC)", "last day (UTC)"), days, strict=True))
 
 
 def _shapes(run: Run) -> Charts:

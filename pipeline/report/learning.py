@@ -11,12 +11,12 @@ from pipeline.report.blocks import Block, Chart, Charts, Key, Prose, Section
 from pipeline.report.charts import Axis, Line, draw_lines
 from pipeline.report.run import Run
 from pipeline.report.wording import number
+from reveal_core.training import METRIC
 
 Epochs = Sequence[Mapping[str, Any]]
 
 TUNING = "tune/history.json"
 HISTORY, TEACHER = "train/history.json", "train/teacher_history.json"
-METRIC = "ndcg@10"
 EPOCH = Axis("epoch", whole=True)
 
 
@@ -53,7 +53,10 @@ def _training(run: Run) -> Iterator[Block]:
     yield Charts([_loss(run, history, teacher), _valid(run, history, teacher, best)])
     norms = [_norms(run, history, what) for what in ("gradient", "update")]
     balance = [_avl(run, history, what) for what in ("K", "delta")]
-    yield Charts([chart for chart in (*norms, *balance) if chart is not None])
+    moved = [chart for chart in (*norms, *balance) if chart is not None]
+    if moved:
+        yield Prose("What moves the model, and whether its visual part keeps up:")
+        yield Charts(moved)
 
 
 def _loss(run: Run, history: Epochs, teacher: Epochs) -> Chart:
@@ -96,7 +99,8 @@ def _norms(run: Run, epochs: Epochs, what: str) -> Chart | None:
         keys.append(Key(owner, colour))
         ends.append(f"{owner} {with_it[-1]['measured'][name]:.3g}")
     alt = f"Mean length of the {what}s of each modality's parameters by epoch; in the last: {', '.join(ends)}."
-    svg = draw_lines(f"{what}s", lines, EPOCH, Axis(f"{what} norm", log=True), alt)
+    positive = all(value > 0 for line in lines for value in line.y)
+    svg = draw_lines(f"{what}s", lines, EPOCH, Axis(f"{what} norm", log=positive), alt)
     return Chart(f"{what.capitalize()} norms by modality", alt, svg, run.source(HISTORY), keys)
 
 

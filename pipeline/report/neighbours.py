@@ -30,13 +30,9 @@ _BLOCK = 4096
 def neighbours(run: Run, pictures: Pictures) -> Section | None:
     if not pictures.any or not run.has("ingest"):
         return None
-    before = ENCODED if run.has(ENCODED) else None
-    learned = run.has(LEARNED) and run.has("train/rounds.json")
-    after = LEARNED if learned else TUNED if run.has(TUNED) else None
-    found = [(label, file) for label, file in (("as encoded", before), ("as learned", after)) if file is not None]
-    if not found:
-        return None
-    asked = _asked(run)
+    learned = ("as learned", LEARNED) if run.has("train/rounds.json") else ("as tuned", TUNED)
+    found = [(label, file) for label, file in (("as encoded", ENCODED), learned) if run.has(file)]
+    asked = _asked(run) if found else []
     return Section("neighbours", "What looks alike", list(_blocks(run, pictures, found, asked))) if asked else None
 
 
@@ -48,8 +44,9 @@ def _blocks(run: Run, pictures: Pictures, found: list[tuple[str, str]], asked: l
     groups = [_group(pictures, items, index, nearest_by) for index in asked]
     if len(nearest_by) == 2:
         (_, before), (_, after) = nearest_by
-        kept = np.mean([len({*before[index]} & {*after[index]}) / _NEIGHBOURS for index in before if index in after])
-        yield Prose(f"Of the nearest {_NEIGHBOURS} as encoded, {kept:.0%} are still among them as learned.")
+        kept = sum(len({*before[index]} & {*after.get(index, ())}) for index in before)
+        asked_for = sum(map(len, before.values()))
+        yield Prose(f"Of the {asked_for} that are nearest as encoded, {kept} are still among them as learned.")
     yield Gallery("Nearest by visual vector", groups, [run.source(file) for _, file in found])
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import polars as pl
 from PIL import Image
@@ -15,7 +16,7 @@ from PIL import Image
 from pipeline.report.blocks import Picture
 from pipeline.report.run import Run
 from pipeline.sources.base import image_part
-from reveal_core.images import decode_image
+from reveal_core.images import FilePart, decode_image
 from reveal_core.schema import ITEM_ID, ITEM_INDEX
 
 #: Pixels of the longer side of a thumbnail.
@@ -36,13 +37,12 @@ class Item:
     """What a page tells of an item."""
 
     index: int
-    item_id: str
     title: str
     """its id where it has no title"""
-    status: str
-    """of its picture"""
-    where: tuple[str, int | None, int | None, str] | None
-    """of the picture's bytes, and their digest; None without one that can be used"""
+    where: FilePart | None
+    """of the picture's bytes; None without one that can be used"""
+    sha256: str | None
+    """of them"""
 
 
 class Pictures:
@@ -64,23 +64,28 @@ class Pictures:
         known = known.select(ITEM_INDEX, ITEM_ID, "title")
         if self._run.has("images/images.parquet"):
             images = self._run.scan("images/images.parquet").filter(pl.col(ITEM_INDEX).is_in(asked.implode()))
-            first = images.sort("used", descending=True, maintain_order=True).unique(
-                ITEM_INDEX, keep="first", maintain_order=True
-            )
-            known = known.join(first.select(ITEM_INDEX, "used", "status", *_WHERE), on=ITEM_INDEX, how="left")
+            best_first = images.sort("used", descending=True, maintain_order=True)
+            first = best_first.unique(ITEM_INDEX, keep="first", maintain_order=True)
+            known = known.join(first.select(ITEM_INDEX, "used", *_WHERE), on=ITEM_INDEX, how="left")
         rows = known.sort(ITEM_INDEX).collect().iter_rows(named=True)
-        return {row[ITEM_INDEX]: _item(row) for row in rows}
+        return {row[ITEM_INDEX]: self._item(row) for row in rows}
+
+    def _item(self, row: Mapping[str, Any]) -> Item:
+        where = None
+        if row.get("used"):
+            where = image_part(self._run.images, row["path"], row["offset"], row["num_bytes"])
+        title = " ".join((row["title"] or "").split()) or row[ITEM_ID]
+        return Item(row[ITEM_INDEX], title, where, row.get("sha256"))
 
     def image(self, item: Item) -> Image.Image | None:
         """Upright and RGB; None if there is none, or no longer the one that the run has seen."""
         if item.where is None:
             return None
-        path, offset, num_bytes, sha256 = item.where
         try:
-            data = image_part(self._run.images, path, offset, num_bytes).read_bytes()
+            data = item.where.read_bytes()
         except OSError:
             return None
-        return decode_image(data) if hashlib.sha256(data).hexdigest() == sha256 else None
+        return decode_image(data) if hashlib.sha256(data).hexdigest() == item.sha256 else None
 
     def thumbnail(self, item: Item, note: str = "", hit: bool = False) -> Picture:
         if item.index not in self._thumbnails:
@@ -89,9 +94,3 @@ class Pictures:
                 image.thumbnail((THUMBNAIL, THUMBNAIL))
             self._thumbnails[item.index] = None if image is None else data_address(image)
         return Picture(item.title, self._thumbnails[item.index], note, hit, blank=self.any)
-
-
-def _item(row: dict[str, object]) -> Item:
-    where = tuple(row[name] for name in _WHERE) if row.get("used") else None
-    title = " ".join(str(row["title"] or "").split()) or str(row[ITEM_ID])
-    return Item(int(str(row[ITEM_INDEX])), str(row[ITEM_ID]), title, str(row.get("status") or "missing"), where)  # type: ignore[arg-type]

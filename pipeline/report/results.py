@@ -11,8 +11,8 @@ from pipeline.report.blocks import Block, Chart, Prose, Section, Table
 from pipeline.report.charts import draw_bars
 from pipeline.report.run import Run
 from pipeline.report.verdict import PER_USER, metric_of
-from pipeline.report.wording import number, plain, shown_metrics, with_error
-from reveal_core.metrics import standard_errors
+from pipeline.report.wording import number, plain, with_error
+from reveal_core.metrics import standard_errors, worth_showing
 
 METRICS = "evaluate/metrics.json"
 _MODEL = "the model"
@@ -42,7 +42,7 @@ def results(run: Run) -> Section | None:
 def _blocks(run: Run, metrics: Mapping[str, Any]) -> Iterator[Block]:
     models, slices = list(_models(run, metrics)), list(_slices(metrics))
     yield _chart(run, [*models, *slices])
-    shown = shown_metrics(list(metrics["test"]))
+    shown = worth_showing(list(metrics["test"]))
     yield _table("Test, with 95 % intervals over users", models, shown, run)
     yield _table("The model by slice of the test", slices, shown, run)
     lists = {name: value for name, value in metrics["test"].items() if name.startswith(("coverage@", "popularity@"))}

@@ -55,11 +55,9 @@ class Run:
         return self.folders[stage] / name
 
     def source(self, file: str) -> Source:
-        """Where a figure comes from."""
-        path = self.path(file)
-        stage, _, name = file.partition("/")
-        root = self.folders[stage].parents[2]
-        return Source(file, _UP + path.relative_to(root).as_posix()) if name else Source(stage, "")
+        """``stage/file``, for a page to link to."""
+        path, root = self.path(file), self.folders[file.partition("/")[0]].parents[2]
+        return Source(file, _UP + path.relative_to(root).as_posix())
 
     def json(self, file: str) -> Any:
         return read_json(self.path(file))

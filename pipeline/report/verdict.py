@@ -16,12 +16,17 @@ PER_USER = "evaluate/per_user.parquet"
 _CONTROLS = {"shuffled": "those of other items", "constant": "one and the same", "noise": "random numbers"}
 
 
+_SEEDS = (
+    "This is one run under one seed: the intervals are about other users, not about other seeds. `reveal ablate` "
+    "trains under several."
+)
+
+
 def verdict(run: Run) -> Iterator[Claim]:
     """The sentences at the top of the page."""
     missing = [state.stage for state in run.states if state.state != "done"]
     if missing:
-        text = f"The run is not finished: {', '.join(missing)} is missing. Here is what there is; `reveal run` goes on."
-        yield Claim("bad", text)
+        yield Claim("bad", f"The run is not finished. Missing: {', '.join(missing)}. `reveal run` goes on from here.")
     judged = run.has("evaluate/metrics.json", PER_USER)
     if judged:
         yield _beats_popularity(run)
@@ -30,12 +35,6 @@ def verdict(run: Run) -> Iterator[Claim]:
         yield _coverage(run)
     if judged:
         yield Claim("note", _SEEDS)
-
-
-_SEEDS = (
-    "This is one run under one seed: the intervals are about other users, not about other seeds. `reveal ablate` "
-    "trains under several."
-)
 
 
 def compared(run: Run, other: str) -> tuple[float, float, PairedTest]:
@@ -57,9 +56,7 @@ def metric_of(run: Run) -> str:
 
 def _beats_popularity(run: Run) -> Claim:
     model, base, test = compared(run, "popularity")
-    what = (
-        f"{metric_of(run).upper()} {number(model)} against {number(base)} for offering everybody what is most popular"
-    )
+    what = f"{metric_of(run).upper()} {number(model)} against {number(base)} for showing everybody what is popular"
     sure = f"difference {between(test.interval)}, 95 % interval over {test.num_users:,} test users"
     if test.interval is None or test.interval[0] <= 0 <= test.interval[1]:
         return Claim("unclear", f"Not clearly better than popularity: {what} ({sure}).", run.source(PER_USER))

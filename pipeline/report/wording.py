@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 
 def number(value: float | None, digits: int = 4) -> str:
     """
@@ -50,13 +48,3 @@ def plain(name: str) -> str:
     'short history'
     """
     return name.replace("_", " ")
-
-
-def shown_metrics(metrics: Sequence[str], most: int = 5) -> list[str]:
-    """Those worth a column: the result has them all.
-
-    >>> shown_metrics(["recall@5", "ndcg@5", "mrr@5", "recall@10", "ndcg@10", "mrr@10", "coverage@10"])
-    ['recall@10', 'ndcg@10', 'mrr@10']
-    """
-    wanted = ("recall@10", "recall@20", "ndcg@10", "ndcg@20", "mrr@10")
-    return [name for name in wanted if name in metrics] or list(metrics)[:most]

@@ -48,6 +48,7 @@ def test_it_tells_everything(page: Page) -> None:
         "duplicate",
         "not an image in a known format",
         "missing: 1",
+        "first day (UTC) 2020-09-13 last day (UTC) 2020-09-13",
     ):
         assert words in told, words
     assert {"as encoded", "as learned"} <= {text for tag, text in page.texts if tag == "h5"}
@@ -154,7 +155,7 @@ def test_a_run_that_stopped_early_has_a_page_and_trains_nothing(new_shop: Callab
     assert told["missing"] == ["split", "train", "evaluate"]
     page = Page(Path(told["page"]).read_text(encoding="utf-8"))
     assert page.headings == ["Verdict", "The data", "What looks alike", "What it cost", "Receipts"]
-    assert "split, train, evaluate is missing" in page.text
+    assert "Missing: split, train, evaluate." in page.text
     assert "never run" in page.text
     assert "waits for split" in page.text
     assert "Better than popularity" not in page.text
@@ -215,3 +216,25 @@ def test_a_catalogue_without_pictures_leaves_no_room_for_them(new_shop: Callable
     assert "no picture" not in {text for tag, text in page.texts if tag == "span"}
     assert not page.all("img")
     assert "What looks alike" not in page.headings
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            ("tuning.mode=tail", "tuning.max_epochs=1"),
+            ("The tuned embedder by itself", "as tuned", "tuned embedder alone"),
+        ),
+        (("model.modalities=[image]",), ("The model reads nothing but pictures.",)),
+        (("extraction.mode=soft", "extraction.recommender_epochs=3"), ("No round of feedback was finished",)),
+    ],
+    ids=lambda given: given[0],
+)
+def test_whatever_was_run_has_a_page(
+    new_shop: Callable[[], Shop], settings: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    shop = new_shop()
+    shop.reveal("run", *PLAIN, *(part for one in settings for part in ("--set", one)))
+    text = Page(shop.page.read_text(encoding="utf-8")).text
+    for one in words:
+        assert one in text
