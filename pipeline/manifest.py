@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.adapters import AdapterConfig
 from pipeline.ready_features import Features
+from pipeline.search import searches_of
 from pipeline.sources import ImageSourceConfig
 from pipeline.sources.base import Use
 from pipeline.sources.folder import Folder
@@ -116,6 +117,14 @@ class Manifest(BaseModel):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     executor: Local = Local()
+    search: dict[str, Any] = {}
+    """Where `reveal tune` looks: a dotted field with `lo..hi` (log-uniform) or with a list of values."""
+
+    @field_validator("search")
+    @classmethod
+    def _is_a_search(cls, section: dict[str, Any]) -> dict[str, Any]:
+        searches_of(section)
+        return section
 
 
 #: Of a manifest; reading YAML takes long.
@@ -132,10 +141,19 @@ def load_manifest(path: Path, overrides: Sequence[str] = ()) -> Manifest:
     Raises:
         UserError: one line with the path of the field and how to mend it.
     """
+    return parse_manifest(_expand(read_document(path, overrides), ""), where=str(path))
+
+
+def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A manifest as it is written, with overrides; neither expanded nor checked.
+
+    Raises:
+        UserError: it cannot be read, or an override is not one.
+    """
     document = _read_yaml(path)
     for override in overrides:
         _override(document, override)
-    return parse_manifest(_expand(document, ""), where=str(path))
+    return document
 
 
 def parse_manifest(document: object, *, where: str) -> Manifest:
