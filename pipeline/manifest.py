@@ -106,6 +106,7 @@ class Manifest(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     """Names the run in the work folder."""
     seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of everything drawn: weights, batches, dropout, negatives, splits."""
     data: DataConfig
     encoder: EncoderConfig | Features = Embedded()
     split: SplitConfig = LeaveLastOut()
@@ -265,7 +266,7 @@ def _expand(value: Any, path: str) -> Any:
 
 def _check_kinds(node: Any, value: Any, path: str, where: str) -> None:
     """Where a section is one of several kinds, it must say which: the registry never guesses."""
-    members = _members(node)
+    members = members_of(node)
     if len(members) > 1:
         kinds = {member.kind: member for member in members}
         if not isinstance(value, dict) or "kind" not in value:
@@ -315,7 +316,7 @@ def _locate(loc: Sequence[int | str], document: Any) -> tuple[str, list[str]] | 
     path: list[str] = []
     siblings: list[str] = []
     for part in loc:
-        members = _members(node)
+        members = members_of(node)
         if len(members) > 1:
             chosen = next(member for member in members if member.kind == value["kind"])
             # Pydantic names a member by its class, or by its kind where the kind discriminates.
@@ -331,12 +332,12 @@ def _locate(loc: Sequence[int | str], document: Any) -> tuple[str, list[str]] | 
     return ".".join(path), siblings
 
 
-def _members(annotation: Any) -> list[Any]:
+def members_of(annotation: Any) -> list[Any]:
     """The dataclasses or models that an annotation may stand for."""
     if typing.get_origin(annotation) is Annotated:
-        return _members(typing.get_args(annotation)[0])
+        return members_of(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (Union, types.UnionType):
-        return [member for option in typing.get_args(annotation) for member in _members(option)]
+        return [member for option in typing.get_args(annotation) for member in members_of(option)]
     return [annotation] if isinstance(annotation, type) and _annotations(annotation) else []
 
 
