@@ -66,11 +66,12 @@ def run_until(stage: str, manifest_path: Path, overrides: tuple[str, ...], workd
 
     from cli.console import make_progress
     from cli.tables import print_metrics, print_outcome
+    from pipeline.attempt import run_tracked
     from pipeline.files import read_json
 
     errors = Console(stderr=True)
     with open_runner(manifest_path, overrides, workdir) as (manifest, runner):
-        outcome = runner.run(stage, make_progress(errors))
+        outcome = run_tracked(manifest, manifest.name, stage, runner.store, make_progress(errors))
     folder = workdir / "runs" / manifest.name
     metrics = read_json(folder / "evaluate" / "metrics.json") if stage == "evaluate" else None
     if as_json:

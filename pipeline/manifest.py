@@ -22,6 +22,7 @@ from pipeline.search import searches_of
 from pipeline.sources import ImageSourceConfig
 from pipeline.sources.base import Use
 from pipeline.sources.folder import Folder
+from pipeline.trackers import TrackerConfig
 from reveal_core.balance.avl import AvlConfig
 from reveal_core.config import Config, runtime
 from reveal_core.encoders import EncoderConfig
@@ -118,6 +119,8 @@ class Manifest(BaseModel):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     executor: Local = Local()
+    trackers: tuple[TrackerConfig, ...] = ()
+    """Where people watch runs; results never depend on them."""
     search: dict[str, Any] = {}
     """Where `reveal tune` looks: a dotted field with `lo..hi` (log-uniform) or with a list of values."""
 
@@ -266,6 +269,10 @@ def _expand(value: Any, path: str) -> Any:
 
 def _check_kinds(node: Any, value: Any, path: str, where: str) -> None:
     """Where a section is one of several kinds, it must say which: the registry never guesses."""
+    if typing.get_origin(node) is tuple and isinstance(value, list):
+        for number, one in enumerate(value):
+            _check_kinds(typing.get_args(node)[0], one, f"{path}.{number}", where)
+        return
     members = members_of(node)
     if len(members) > 1:
         kinds = {member.kind: member for member in members}

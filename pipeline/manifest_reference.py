@@ -71,18 +71,27 @@ def settings_of(part: type) -> list[Setting]:
     ]
 
 
+def parts_of(annotation: Any) -> list[type]:
+    """The configuration dataclasses that a field may hold, one or a list of them."""
+    if typing.get_origin(annotation) is tuple:
+        return members_of(typing.get_args(annotation)[0])
+    return members_of(annotation)
+
+
 def _sections() -> Iterator[str]:
     top = settings_of(Manifest)
-    yield _table([setting for setting in top if not members_of(setting.annotation)], "")
+    yield _table([setting for setting in top if not parts_of(setting.annotation)], "")
     for setting in top:
         yield from _section(setting, setting.name, "##")
 
 
 def _section(setting: Setting, path: str, hashes: str) -> Iterator[str]:
     """What the parts that a field may hold are, and all that they hold."""
-    parts = members_of(setting.annotation)
+    parts = parts_of(setting.annotation)
     if len(parts) > 1 and hashes == "##":
-        yield f"{hashes} {path}\n\n`kind` is {_links(parts, path)}.\n"
+        about = f"{_prose(setting.doc)} " if setting.doc else ""
+        many = "A list; each `kind`" if typing.get_origin(setting.annotation) is tuple else "`kind`"
+        yield f"{hashes} {path}\n\n{about}{many} is {_links(parts, path)}.\n"
         hashes += "#"
     for part in parts:
         settings = settings_of(part)
@@ -96,7 +105,7 @@ def _section(setting: Setting, path: str, hashes: str) -> Iterator[str]:
 def _table(settings: list[Setting], path: str) -> str:
     rows = ["| field | | default | |", "| --- | --- | --- | --- |"]
     for setting in settings:
-        parts = members_of(setting.annotation)
+        parts = parts_of(setting.annotation)
         form = _links(parts, f"{path}.{setting.name}") if parts else _form(setting.annotation)
         name = f"`{setting.name}`{' †' if setting.runtime else ''}"
         rows.append(f"| {name} | {form} | {_shown(setting.default)} | {_cell(setting.doc)} |")

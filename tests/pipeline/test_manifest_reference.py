@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.manifest import Manifest, members_of
-from pipeline.manifest_reference import reference, settings_of
+from pipeline.manifest import Manifest
+from pipeline.manifest_reference import parts_of, reference, settings_of
 
 PAGE = Path(__file__).parents[2] / "docs/manifest.md"
 
@@ -19,7 +19,7 @@ def parts() -> set[type]:
     waiting = [Manifest]
     while waiting:
         part = waiting.pop()
-        held = {member for setting in settings_of(part) for member in members_of(setting.annotation)}
+        held = {member for setting in settings_of(part) for member in parts_of(setting.annotation)}
         waiting += held - found
         found |= held
     return found
