@@ -48,6 +48,11 @@ class Receipt:
     seconds: float
     versions: dict[str, str]
 
+    @property
+    def bytes(self) -> int:
+        """Of all files."""
+        return sum(file["bytes"] for file in self.files.values())
+
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     """sha256 and size of every file below ``folder``, except the receipt."""

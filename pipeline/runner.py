@@ -64,6 +64,11 @@ class Runner:
         self._built = set() if built is None else built
         self.stages = {stage.name: stage for stage in stages}
 
+    @property
+    def parents(self) -> dict[str, list[str]]:
+        """What each stage reads, in order."""
+        return {name: _parents(stage) for name, stage in self.stages.items()}
+
     def status(self) -> list[StageStatus]:
         """The state of every stage, in order. Reads, never writes."""
         known: dict[str, StageStatus] = {}
