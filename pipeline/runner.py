@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.artifacts import ArtifactStore, Receipt
+from pipeline.crew import Call
 from pipeline.files import digest_json
 from pipeline.fingerprint import FORMAT, basis, explain
 from pipeline.stage import Progress, Stage, Workspace
 from reveal_core.errors import UserError
+from reveal_core.parallel import current
 
 State = Literal["done", "stale", "missing"]
 
@@ -192,6 +194,8 @@ class Runner:
         assert status.basis is not None
         resume_dir = store.resume_dir(stage.name, status.key)
         resume_dir.mkdir(parents=True, exist_ok=True)
+        if stage.shared:
+            current().tell(Call(stage, inputs, resume_dir, self.store.cache_dir))
         started = time.monotonic()
         with store.building(stage.name, status.key) as out_dir:
             measure = partial(self._measure, status.key)
