@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -108,7 +109,11 @@ class Runner:
         Args:
             scratch: an empty folder for what they make.
         """
-        trial, last = ArtifactStore(scratch), self.store.last_run(self.name)
+        with closing(ArtifactStore(scratch)) as trial:
+            return self._tried(trial, progress)
+
+    def _tried(self, trial: ArtifactStore, progress: Progress) -> list[tuple[StageStatus, str]]:
+        last = self.store.last_run(self.name)
         known, folders = dict[str, StageStatus](), dict[str, Path]()
         told = []
         for stage in self.stages.values():
@@ -126,7 +131,6 @@ class Runner:
                     counts = stage.left_to_do(inputs, self.store.cache_dir)
             known[stage.name] = status
             told.append((status, counts))
-        trial.close()
         return told
 
     def _changes(self, stage: Stage, last: dict[str, Any] | None, after: Path) -> str:
