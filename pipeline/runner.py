@@ -5,16 +5,20 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.artifacts import ArtifactStore, Receipt
+from pipeline.crew import Call
 from pipeline.files import digest_json
 from pipeline.fingerprint import FORMAT, basis, explain
 from pipeline.stage import Progress, Stage, Workspace
 from reveal_core.errors import UserError
+from reveal_core.parallel import current
 
 State = Literal["done", "stale", "missing"]
 
@@ -48,6 +52,7 @@ class Runner:
         stages: in an order in which every stage stands after its inputs.
         built: keys of what has been built already: an unfinished result is not built again. Runs that are to be
             compared share it, so that they see the same.
+        measure: told the key of a stage's result, and then what the stage measures while it runs.
     """
 
     def __init__(
@@ -56,10 +61,16 @@ class Runner:
         stages: Sequence[Stage],
         store: ArtifactStore,
         built: set[str] | None = None,
+        measure: Callable[[str, str, int, Mapping[str, float]], None] = lambda *told: None,
     ) -> None:
-        self.name, self.store = name, store
+        self.name, self.store, self._measure = name, store, measure
         self._built = set() if built is None else built
         self.stages = {stage.name: stage for stage in stages}
+
+    @property
+    def parents(self) -> dict[str, list[str]]:
+        """What each stage reads, in order."""
+        return {name: _parents(stage) for name, stage in self.stages.items()}
 
     def status(self) -> list[StageStatus]:
         """The state of every stage, in order. Reads, never writes."""
@@ -98,7 +109,11 @@ class Runner:
         Args:
             scratch: an empty folder for what they make.
         """
-        trial, last = ArtifactStore(scratch), self.store.last_run(self.name)
+        with closing(ArtifactStore(scratch)) as trial:
+            return self._tried(trial, progress)
+
+    def _tried(self, trial: ArtifactStore, progress: Progress) -> list[tuple[StageStatus, str]]:
+        last = self.store.last_run(self.name)
         known, folders = dict[str, StageStatus](), dict[str, Path]()
         told = []
         for stage in self.stages.values():
@@ -116,7 +131,6 @@ class Runner:
                     counts = stage.left_to_do(inputs, self.store.cache_dir)
             known[stage.name] = status
             told.append((status, counts))
-        trial.close()
         return told
 
     def _changes(self, stage: Stage, last: dict[str, Any] | None, after: Path) -> str:
@@ -184,9 +198,12 @@ class Runner:
         assert status.basis is not None
         resume_dir = store.resume_dir(stage.name, status.key)
         resume_dir.mkdir(parents=True, exist_ok=True)
+        if stage.shared:
+            current().tell(Call(stage, inputs, resume_dir, self.store.cache_dir))
         started = time.monotonic()
         with store.building(stage.name, status.key) as out_dir:
-            work = Workspace(out_dir, resume_dir, self.store.cache_dir, self.store.digests, progress)
+            measure = partial(self._measure, status.key)
+            work = Workspace(out_dir, resume_dir, self.store.cache_dir, self.store.digests, progress, measure)
             report = stage.run(inputs, work)
             return store.seal(
                 out_dir,
