@@ -104,7 +104,5 @@ def run_until(stage: str, manifest_path: Path, overrides: tuple[str, ...], workd
         click.echo(json.dumps({"name": manifest.name, "folder": str(folder), "stages": stages, "metrics": metrics}))
         return
     print_outcome(errors, outcome, folder)
-    if stage == "report":
-        errors.print(f"report: {folder / 'report' / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
     if metrics is not None:
         print_metrics(Console(), metrics)

@@ -33,6 +33,6 @@ def command(manifest: Path, overrides: tuple[str, ...], workdir: Path, as_json: 
         click.echo(json.dumps({"page": str(path), "missing": missing}))
         return
     if missing:
-        line = f"the run is not finished, missing: {', '.join(missing)}; `reveal run` goes on from here"
+        line = f"warning: the run is not finished, missing: {', '.join(missing)}; `reveal run` goes on from here"
         errors.print(line, style="yellow", markup=False, highlight=False, soft_wrap=True)
     click.echo(str(path))

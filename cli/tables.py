@@ -44,6 +44,9 @@ def print_outcome(console: Console, outcome: Sequence[tuple[StageStatus, Receipt
     if not ran:
         console.print("nothing to do: every stage is up to date", markup=False)
     console.print(f"results: {folder}", markup=False, highlight=False, soft_wrap=True)
+    if any(status.stage == "report" for status, _ in outcome):
+        page = folder / "report" / "report.html"
+        console.print(f"what they say: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _literally(text: str) -> Text:

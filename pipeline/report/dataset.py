@@ -61,7 +61,10 @@ def _days(run: Run) -> list[tuple[str, str]]:
     first, last = run.scan("ingest/interactions.parquet").select(bounds).collect().row(0)
     if first is None:
         return []
-    days = [(datetime(1970, 1, 1) + timedelta(milliseconds=at)).date().isoformat() for at in (first, last)]
+    try:
+        days = [(datetime(1970, 1, 1) + timedelta(milliseconds=at)).date().isoformat() for at in (first, last)]
+    except OverflowError:  # before the year 1
+        return []
     return list(zip(("first day (UTC)", "last day (UTC)"), days, strict=True))
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from pipeline.report.page import report_page
@@ -238,3 +239,11 @@ def test_whatever_was_run_has_a_page(
     text = Page(shop.page.read_text(encoding="utf-8")).text
     for one in words:
         assert one in text
+
+
+def test_times_that_cannot_be_are_not_told_as_days(new_shop: Callable[[], Shop]) -> None:
+    shop = new_shop()
+    log = pl.read_csv(shop.root / "shop/log.csv").with_columns(pl.col("timestamp") - 10**14)
+    log.write_csv(shop.root / "shop/log.csv")
+    shop.reveal("run", *PLAIN, "--set", "model.modalities=[id]")
+    assert "first day" not in Page(shop.page.read_text(encoding="utf-8")).text
