@@ -62,5 +62,8 @@ def _state(status: StageStatus) -> str:
 def _why(status: StageStatus, store: ArtifactStore) -> str:
     if status.receipt is not None:
         return str(status.receipt.report.get("summary", ""))
-    begun = status.key is not None and store.resume_dir(status.stage, status.key).exists()
-    return f"{status.why}; it was begun and did not end: the same command goes on from there" if begun else status.why
+    if status.key is None or not store.resume_dir(status.stage, status.key).exists():
+        return status.why
+    failure = store.failure(status.stage, status.key)
+    ended = "begun, and stopped from outside" if failure is None else f"failed: {failure}"
+    return f"{ended}. The same command goes on from there"

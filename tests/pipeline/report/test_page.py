@@ -178,7 +178,7 @@ def test_training_that_broke_is_told(new_shop: Callable[[], Shop], monkeypatch: 
     shop = new_shop()
 
     def breaks(*_: object, **__: object) -> None:
-        raise RuntimeError("broken")
+        raise RuntimeError("broken <b>\nand more")
 
     with monkeypatch.context() as patched:
         patched.setattr("pipeline.stages.train.fit", breaks)
@@ -186,8 +186,8 @@ def test_training_that_broke_is_told(new_shop: Callable[[], Shop], monkeypatch: 
             shop.reveal("run")
     told = shop.reveal("report")
     assert told["missing"] == ["train", "evaluate"]
-    page = Path(told["page"]).read_text(encoding="utf-8")
-    assert "it was begun and did not end" in page
+    page = Page(Path(told["page"]).read_text(encoding="utf-8"))
+    assert "failed: RuntimeError: broken <b>. The same command goes on from there" in page.text
     shop.reveal("run")
     told = shop.reveal("report")
     assert told == {"page": str(shop.page), "missing": []}
