@@ -65,5 +65,5 @@ def _why(status: StageStatus, store: ArtifactStore) -> str:
     if status.key is None or not store.resume_dir(status.stage, status.key).exists():
         return status.why
     failure = store.failure(status.stage, status.key)
-    ended = "begun, and stopped from outside" if failure is None else f"failed: {failure}"
-    return f"{ended}. The same command goes on from there"
+    stopped = "begun, and stopped from outside; the same command goes on from there"
+    return stopped if failure is None else f"failed: {failure}"
