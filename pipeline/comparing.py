@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def compare(names: Sequence[str], workdir: Path, reference: str | None = None) -
             named += found
         else:
             loose.append(open_run(folder, _NEEDS))
-    named += _grouped(loose)
+    named += _grouped(loose, named)
     if len({one.variant for one in named}) < 2:
         raise UserError("there is only one variant", where=", ".join(names), mend="name two runs or more")
     chosen = _reference(reference or own, named)
@@ -94,27 +95,48 @@ def _of_ablation(told: Json, workdir: Path) -> tuple[list[_Named], str]:
     for variant, row in told["variants"].items():
         overrides = tuple(row["overrides"])
         for at, seed in enumerate(row["seeds"]):
-            run = open_run(workdir / "runs" / run_name(told["manifest"], variant, seed), _NEEDS)
-            now = read_json(run.folder("evaluate") / "metrics.json")["test"]
-            same = all(now.get(name) == values["values"][at] for name, values in row["test"].items())
-            named.append(_Named(variant, seed, run if same else None, overrides, "" if same else _ANEW))
-        named += [_Named(variant, row_["seed"], None, overrides, row_["error"]) for row_ in row["failed"]]
+            metrics = {name: values["values"][at] for name, values in row["test"].items()}
+            run, failure = _as_told(workdir / "runs" / run_name(told["manifest"], variant, seed), metrics)
+            named.append(_Named(variant, seed, run, overrides, failure))
+        named += [_Named(variant, failed["seed"], None, overrides, failed["error"]) for failed in row["failed"]]
     return named, str(told["reference"])
 
 
-def _grouped(runs: Sequence[FinishedRun]) -> list[_Named]:
-    """Runs that differ in nothing but the seed are one variant, under the name that they share."""
+def _as_told(folder: Path, metrics: Mapping[str, float | None]) -> tuple[FinishedRun | None, str]:
+    """A run, if it still has these test metrics; or why it does not count."""
+    try:
+        run = open_run(folder, _NEEDS)
+    except UserError as error:
+        return None, str(error)
+    now = read_json(run.folder("evaluate") / "metrics.json")["test"]
+    return (run, "") if metrics.items() <= now.items() else (None, _ANEW)
+
+
+def _grouped(runs: Sequence[FinishedRun], before: Sequence[_Named]) -> list[_Named]:
+    """Runs that differ in nothing but the seed are one variant, under the name that they share.
+
+    Args:
+        before: what has its names already.
+    """
     groups: dict[str, list[FinishedRun]] = {}
     for run in runs:
         groups.setdefault(digest_json(_settings(run)), []).append(run)
-    named = []
+    named: list[_Named] = []
     for group in groups.values():
-        seeds = [_seed(run) for run in group]
-        together = len({*seeds}) == len(seeds)
-        for run, seed in zip(group, seeds, strict=True):
-            shared = _SEED_OF_NAME.sub("", group[0].name) if together and len(group) > 1 else run.name
-            named.append(_Named(shared, seed, run, _special(runs[0], run)))
+        if len(group) > 1 and len({_seed(run) for run in group}) == len(group):
+            shared = _unlike(_SEED_OF_NAME.sub("", group[0].name), [*before, *named])
+            named += [_Named(shared, _seed(run), run, _special(runs[0], run)) for run in group]
+            continue
+        for run in group:
+            named.append(_Named(_unlike(run.name, [*before, *named]), _seed(run), run, _special(runs[0], run)))
     return named
+
+
+def _unlike(name: str, named: Sequence[_Named]) -> str:
+    """The name, or where it is taken already, one like it."""
+    taken = {one.variant for one in named}
+    others = (f"{name} ({number})" for number in itertools.count(2))
+    return next(one for one in itertools.chain([name], others) if one not in taken)
 
 
 def _settings(run: FinishedRun) -> dict[str, Any]:

@@ -65,6 +65,9 @@ def test_the_same_run_twice_is_two_of_a_kind_and_equal(runs: Shop, tmp_path: Pat
     result = compare(["wide", str(tmp_path / "copy/runs/again")], runs.workdir).result
     assert list(result["variants"]) == ["wide", "again"]
     assert result["variants"]["again"]["p_value_vs"]["wide"]["ndcg@10"] == 1.0
+    (tmp_path / "copy/runs/again").rename(tmp_path / "copy/runs/wide")
+    names = ["ids--s0", "ids--s1", "wide", str(tmp_path / "copy/runs/wide"), "ablations/tiny"]
+    assert list(compare(names, runs.workdir).result["variants"]) == ["id", "wide", "ids", "wide (2)", "wide (3)"]
 
 
 def test_an_ablation_is_compared_as_it_told_itself(runs: Shop) -> None:
@@ -86,6 +89,9 @@ def test_a_run_of_an_ablation_that_is_another_one_by_now_is_not_counted(runs: Sh
     wide = compare(["ablations/tiny"], workdir).result["variants"]["wide"]
     assert wide["seeds"] == [0]
     assert wide["failed"] == [{"seed": 1, "error": "it ran again since, with other results: ablate again"}]
+    shutil.rmtree(workdir / "runs/tiny--wide--s0")
+    (failed, _) = compare(["ablations/tiny"], workdir).result["variants"]["wide"]["failed"]
+    assert "no run here" in failed["error"]
 
 
 def test_a_reference_may_be_named_by_its_run(runs: Shop) -> None:
