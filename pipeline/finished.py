@@ -20,10 +20,14 @@ from pipeline.runner import Runner
 from pipeline.stages import plan
 from pipeline.trained import load_trained, shown_features
 from reveal_core.config import from_settings
+from reveal_core.devices import resolve_device
 from reveal_core.errors import UserError
 from reveal_core.evaluation import Cases, build_cases
 from reveal_core.features import ItemFeatures
 from reveal_core.model import ModelConfig, SequenceRecommender
+from reveal_core.names import Names
+from reveal_core.recommender import Recommender
+from reveal_core.schema import ITEM_ID
 from reveal_core.sequences import Sequences
 
 RUN_AGAIN = "run `reveal run` again"
@@ -98,6 +102,16 @@ class FinishedRun:
     def model(self) -> SequenceRecommender:
         """On the CPU, in evaluation mode."""
         return load_trained(self.folder("train"), self.model_config, self.encoded, self.items.height)
+
+    @cached_property
+    def recommender(self) -> Recommender:
+        """The model and its items, on the device that the manifest names, or ``auto``."""
+        name = "auto" if self.manifest is None else self.manifest.train.device
+        return Recommender(self.model, self.items[ITEM_ID], resolve_device(name, where="train.device"))
+
+    @cached_property
+    def item_names(self) -> Names:
+        return Names("item", self.items[ITEM_ID], first=1)
 
 
 def open_run(folder: Path | str, needs: Collection[str] = ("train",)) -> FinishedRun:
