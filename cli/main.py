@@ -22,6 +22,7 @@ COMMANDS = {
     "validate": ("cli.validate", "Check the data against a manifest without running anything."),
     "status": ("cli.status", "Say for each stage whether it is done, and if not, why."),
     "recommend": ("cli.recommend", "Recommend items to users, after a history, or like an item or a picture."),
+    "explain": ("cli.explain", "Say what an item's score owes to modalities and to a history."),
     "export": ("cli.export", "Write vectors, index and model of a run in the formats of other tools."),
     "ablate": ("cli.ablate", "Compare variants of a manifest under the same seeds."),
     "tune": ("cli.tune", "Look for better settings, judged on validation."),

@@ -164,6 +164,23 @@ def print_list(console: Console, shown: Mapping[str, Any]) -> None:
     _print_rows(console, ["rank", "item", "score", "category", "title"], rows, left=("item", "category", "title"))
 
 
+def print_explanation(console: Console, told: Mapping[str, Any], meaning: str) -> None:
+    """The score, what it owes to each modality, and to each item of the history, the latest first."""
+    of = "" if told["user_id"] == "-" else f" for user {told['user_id']}"
+    line = f"item {told['item']['item_id']}{of}: score {told['score']:.4f}, rank {told['rank']:,g}"
+    console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+    rows = [
+        [name, *(f"{row[key]:+.4f}" for key in ("in_item", "everywhere"))] for name, row in told["modalities"].items()
+    ]
+    _print_rows(console, ["contribution of", "in the item", "in the history too"], rows)
+    rows = [
+        [f"{item['contribution']:+.4f}", item["item_id"], item["category"] or "", item["title"] or ""]
+        for item in reversed(told["history"])
+    ]
+    _print_rows(console, ["contribution of", "item", "category", "title"], rows, left=("item", "category", "title"))
+    console.print(meaning, markup=False, highlight=False)
+
+
 def print_ablation(console: Console, result: Mapping[str, Any], folder: Path) -> None:
     """A row for each variant; then the test's name, and every run that is not in the table."""
     from pipeline.ablation_table import notes, table

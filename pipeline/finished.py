@@ -31,6 +31,8 @@ from reveal_core.schema import ITEM_ID
 from reveal_core.sequences import Sequences
 
 RUN_AGAIN = "run `reveal run` again"
+#: What comes after it tells of a run, and is not needed to use it.
+_LAST = "evaluate"
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,9 @@ def open_manifest(
     with closing(ArtifactStore(workdir)) as store:
         stale: tuple[str, ...]
         try:
-            statuses = Runner(manifest.name, plan(manifest), store).status()
+            stages = plan(manifest)
+            last = [stage.name for stage in stages].index(_LAST)
+            statuses = Runner(manifest.name, stages[: last + 1], store).status()
         except UserError as error:  # results can be used where the data are not
             run, stale = _linked(store, manifest.name, needs), (str(error),)
         else:
