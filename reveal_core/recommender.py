@@ -99,6 +99,15 @@ class Recommender:
 
     Scores and lists are those of the evaluation for the same histories.
 
+    >>> from reveal_core.features import ItemFeatures
+    >>> from reveal_core.model import ModelConfig, build_model
+    >>> features = ItemFeatures.from_arrays(3, np.eye(3), None)
+    >>> model = build_model(ModelConfig(modalities=("text",)), features, seed=0)  # knows nothing yet
+    >>> recommender = Recommender(model, ["hat", "scarf", "shoe"])
+    >>> lists = recommender.recommend(recommender.histories([["hat"], ["shoe", "hat"]]), k=2)
+    >>> lists.table(recommender.items.ids).filter(row=1)["item_id"].to_list()
+    ['scarf']
+
     Args:
         item_ids: (N,) texts; row ``i`` is the item with ``item_index = i + 1``.
         batch_size: histories read at once; has no effect on the result beyond rounding.

@@ -45,6 +45,15 @@ def save_recommender(
         features: what the model reads.
         units: of the encoder's vectors, for content that is not in the catalogue.
         extra: JSON to be kept in ``model.json``.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from reveal_core.model import build_model
+    >>> features = ItemFeatures.from_arrays(2, np.eye(2), None)
+    >>> recommender = Recommender(build_model(ModelConfig(modalities=("text",)), features, seed=0), ["hat", "shoe"])
+    >>> with TemporaryDirectory() as folder:
+    ...     save_recommender(Path(folder), recommender, features)
+    ...     sorted(path.name for path in Path(folder).iterdir())
+    ['content.safetensors', 'items.parquet', 'model.json', 'model.safetensors']
     """
     folder.mkdir(parents=True, exist_ok=True)
     save_model(folder, recommender.model, recommender.model.config, dict(extra or {}))
@@ -70,6 +79,16 @@ def load_recommender(folder: Path | str, device: torch.device | str = "cpu") -> 
 
     Raises:
         UserError: there is none, or the files do not fit each other.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from reveal_core.model import build_model
+    >>> features = ItemFeatures.from_arrays(2, np.eye(2), None)
+    >>> recommender = Recommender(build_model(ModelConfig(modalities=("text",)), features, seed=0), ["hat", "shoe"])
+    >>> with TemporaryDirectory() as folder:
+    ...     save_recommender(Path(folder), recommender, features)
+    ...     loaded = load_recommender(folder)
+    >>> loaded.recommend(loaded.histories([["hat"]]), k=1).items.tolist()
+    [[2]]
     """
     folder = Path(folder)
     features, config = read_content(folder)[0], _read_config(folder)
@@ -87,6 +106,16 @@ def read_content(folder: Path | str) -> tuple[ItemFeatures, dict[Modality, Units
 
     Raises:
         UserError: the folder holds no saved recommender.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> from reveal_core.model import build_model
+    >>> features = ItemFeatures.from_arrays(2, np.eye(2), None)
+    >>> recommender = Recommender(build_model(ModelConfig(modalities=("text",)), features, seed=0), ["hat", "shoe"])
+    >>> with TemporaryDirectory() as folder:
+    ...     save_recommender(Path(folder), recommender, features, {"text": Units(np.zeros(2), 0.5)})
+    ...     content, units = read_content(folder)
+    >>> content.num_items, units["text"].length
+    (2, 0.5)
     """
     path = Path(folder) / CONTENT
     try:
