@@ -52,6 +52,12 @@ class QueryEncoder(nn.Module):
         return queries_BC
 
 
+    def query_vectors(self, histories: Padded) -> Tensor:
+        """(B, C)"""
+        queries_BC: Tensor = self(histories.item_seq, histories.seq_len, histories.times)
+        return queries_BC
+
+
 def write_onnx(model: SequenceRecommender, path: Path) -> None:
     """The query encoder as an ONNX file: any number B of histories, of L = ``max_seq_len`` places each.
 
