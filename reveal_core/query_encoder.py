@@ -51,7 +51,6 @@ class QueryEncoder(nn.Module):
         queries_BC: Tensor = h_BLC[torch.arange(last_B.shape[0], device=last_B.device), last_B]
         return queries_BC
 
-
     def query_vectors(self, histories: Padded) -> Tensor:
         """(B, C)"""
         queries_BC: Tensor = self(histories.item_seq, histories.seq_len, histories.times)
