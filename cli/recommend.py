@@ -71,7 +71,7 @@ class Question:
 @click.option("--user", "users", multiple=True, metavar="ID", help="A user of the run; repeatable.")
 @click.option("--users", "users_file", type=EXISTING, help="Users listed in a file (.txt, or a column user_id).")
 @click.option("--all", "everybody", is_flag=True, help="All users of the run; needs --out.")
-@click.option("--histories", "histories_file", type=EXISTING, help="Histories in a table; see below.")
+@click.option("--histories", "histories_file", type=EXISTING, help="Histories in a table; see above.")
 @click.option("--similar-to", metavar="ITEM", help="Items whose vectors are nearest to this item's.")
 @click.option("--image", type=EXISTING, help="Items that look most like this picture.")
 @click.option("--text", help="Items that read most like this text.")
@@ -97,7 +97,7 @@ def command(manifest: Path, overrides: tuple[str, ...], workdir: Path, as_json: 
 
     \b
     Examples:
-      reveal recommend --manifest manifests/demo.yaml --user s00007 --category mugs
+      reveal recommend --manifest manifests/demo.yaml --user u0007 --category candles
       reveal recommend --manifest manifests/demo.yaml p00012 p00034 p00005
       reveal recommend --manifest manifests/demo.yaml --all -k 20 --out lists.parquet
       reveal recommend --manifest manifests/demo.yaml --image photo.jpg

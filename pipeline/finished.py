@@ -151,9 +151,9 @@ def open_manifest(
     with closing(ArtifactStore(workdir)) as store:
         stale: tuple[str, ...]
         try:
-            stages = plan(manifest)
-            last = [stage.name for stage in stages].index(_LAST)
-            statuses = Runner(manifest.name, stages[: last + 1], store).status()
+            runner = Runner(manifest.name, plan(manifest), store)
+            needed = runner.needed(_LAST)
+            statuses = [status for status in runner.status() if status.stage in needed]
         except UserError as error:  # results can be used where the data are not
             run, stale = _linked(store, manifest.name, needs), (str(error),)
         else:

@@ -40,9 +40,9 @@ def _data(run: FinishedRun) -> str:
         f"{ingest['rows_kept']:,} interactions of {ingest['users']:,} users with {ingest['items']:,} items "
         f"({ingest['rows_read']:,} read; dropped: {', '.join(dropped) or 'none'})",
     ]
-    if "images" in run.receipts:
-        images = run.receipts["images"].report
-        lines.append(f"{images['with_image']:,} items have a usable image")
+    for name, has in (("image", run.features.has_image), ("text", run.features.has_text)):
+        if name in run.model_config.modalities:
+            lines.append(f"{int(has.sum()):,} items have {name}")
     return _bullets(lines)
 
 

@@ -81,7 +81,14 @@ def test_the_card_says_what_the_receipts_say(tiny_run: TinyRun, exported: Path) 
     assert [float(cell) for cell in row.split("|")[3:-1]] == pytest.approx(
         [metrics["test"][name] for name in ("recall@10", "ndcg@10", "mrr@10")], abs=1e-4
     )
-    for text in (f"{len(run.items)} items", "seed 0", "leave last out", *(r.key[:16] for r in run.receipts.values())):
+    for text in (
+        f"{len(run.items)} items",
+        "19 items have image",
+        "20 items have text",
+        "seed 0",
+        "leave last out",
+        *(r.key[:16] for r in run.receipts.values()),
+    ):
         assert text in card
     listed = {line.split("`")[1] for line in card.splitlines() if line.startswith("- `")}
     written = {path.name + "/" * path.is_dir() for path in exported.iterdir()} - {"README.md"}

@@ -67,6 +67,16 @@ def test_settings_of_an_earlier_run_get_the_earlier_results(copied: TinyRun) -> 
     assert copied.open().folder("train") == before != again.open().folder("train")
 
 
+def test_what_a_model_does_not_need_does_not_make_it_stale(copied: TinyRun) -> None:
+    """A change of the pictures touches no model of ids alone."""
+    ids = TinyRun(copied.root, ("model.modalities=[id]", "encoder={kind: fake, dim: 5}"))
+    assert ids.call("train").exit_code == 0
+    run = ids.open()
+    assert run.stale == ()
+    assert "encode" not in run.folders
+    assert run.encoded is None
+
+
 def break_weights(work: Path) -> None:
     path = work / "runs/tiny/train/model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"?")
