@@ -31,8 +31,6 @@ from reveal_core.schema import ITEM_ID
 from reveal_core.sequences import Sequences
 
 RUN_AGAIN = "run `reveal run` again"
-#: What comes after it tells of a run, and is not needed to use it.
-_LAST = "evaluate"
 
 
 @dataclass(frozen=True)
@@ -152,7 +150,7 @@ def open_manifest(
         stale: tuple[str, ...]
         try:
             runner = Runner(manifest.name, plan(manifest), store)
-            needed = runner.needed(_LAST)
+            needed = runner.needed("evaluate")  # not the page, nor vectors that no model reads
             statuses = [status for status in runner.status() if status.stage in needed]
         except UserError as error:  # results can be used where the data are not
             run, stale = _linked(store, manifest.name, needs), (str(error),)
