@@ -21,7 +21,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def manifest_options(command: Command) -> Command:
-    """--manifest, --set, --workdir and --json."""
+    """--manifest, --set, --workdir, --json and --quiet."""
     workdir = click.option(
         "--workdir",
         type=click.Path(path_type=Path, file_okay=False),
@@ -33,8 +33,16 @@ def manifest_options(command: Command) -> Command:
 
 
 def reading_options(command: Command) -> Command:
-    """--manifest, --set and --json."""
+    """--manifest, --set, --json and --quiet."""
     for option in (
+        click.option(
+            "--quiet",
+            "-q",
+            is_flag=True,
+            expose_value=False,
+            callback=_keep_quiet,
+            help="Warnings and errors alone on standard error.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."),
         click.option(
             "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a manifest value; repeatable."
@@ -48,6 +56,12 @@ def reading_options(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def _keep_quiet(context: click.Context, _: click.Parameter, quiet: bool) -> None:
+    from cli.console import QUIET
+
+    context.find_root().meta[QUIET] = quiet
 
 
 @contextmanager
@@ -77,11 +91,12 @@ def run_until(stage: str, manifest_path: Path, overrides: tuple[str, ...], workd
 
     from cli.console import make_progress
     from cli.tables import print_metrics, print_outcome
+    from pipeline.attempt import run_tracked
     from pipeline.files import read_json
 
     errors = Console(stderr=True)
     with open_runner(manifest_path, overrides, workdir) as (manifest, runner):
-        outcome = runner.run(stage, make_progress(errors))
+        outcome = run_tracked(manifest, manifest.name, stage, runner.store, make_progress(errors))
     folder = workdir / "runs" / manifest.name
     metrics = read_json(folder / "evaluate" / "metrics.json") if stage == "evaluate" else None
     if as_json:

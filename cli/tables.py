@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.filesize import decimal
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from cli.console import is_quiet
 from cli.text import printable
 from pipeline.artifacts import Receipt
 from pipeline.checkup import Checkup
@@ -29,6 +31,10 @@ MARKS = {"done": "[green]done[/]", "stale": "[yellow]stale[/]", "missing": "[red
 
 def print_outcome(console: Console, outcome: Sequence[tuple[StageStatus, Receipt]], folder: Path) -> None:
     """What ran, what did not and why, and what the stages want people to know."""
+    for warning in _warnings(outcome):
+        console.print(f"warning: {printable(warning)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if is_quiet():
+        return
     ran = [status for status, _ in outcome if not status.done]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("stage", "", "seconds", "what"):
@@ -38,8 +44,6 @@ def print_outcome(console: Console, outcome: Sequence[tuple[StageStatus, Receipt
         seconds = f"{receipt.seconds:.1f}" if fresh else "-"
         table.add_row(status.stage, "ran" if fresh else "unchanged", seconds, _literally(_summary(receipt.report)))
     console.print(table)
-    for warning in _warnings(outcome):
-        console.print(f"warning: {printable(warning)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     if not ran:
         console.print("nothing to do: every stage is up to date", markup=False)
     console.print(f"results: {folder}", markup=False, highlight=False, soft_wrap=True)
@@ -58,15 +62,37 @@ def _warnings(outcome: Iterable[tuple[StageStatus, Receipt]]) -> list[str]:
     return [f"{status.stage}: {line}" for status, receipt in outcome for line in receipt.report.get("warnings", [])]
 
 
-def print_status(console: Console, statuses: Sequence[tuple[StageStatus, str]]) -> None:
-    """Each with the counts of what a run would do, or nothing."""
+def print_status(
+    console: Console, statuses: Sequence[tuple[StageStatus, str]], parents: Mapping[str, Sequence[str]]
+) -> None:
+    """Every stage below the last that it reads, with what its result took and takes.
+
+    Args:
+        statuses: each with the counts of what a run would do, or nothing.
+        parents: what each stage reads, in the stages' order.
+    """
+    known = {status.stage: (status, counts) for status, counts in statuses}
+    children: dict[str | None, list[str]] = {}
+    for stage in known:
+        children.setdefault(max(parents[stage], key=list(known).index, default=None), []).append(stage)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("stage", "state", "why"):
-        table.add_column(column)
-    for status, counts in statuses:
+    for column in ("stage", "state", "seconds", "size", "why"):
+        table.add_column(column, justify="right" if column in ("seconds", "size") else "left")
+    for branch, stage in _branches(children, None, ""):
+        status, counts = known[stage]
         why = f"{status.why} ({counts})" if counts else status.why
-        table.add_row(status.stage, MARKS[status.state], _literally(why))
+        cost = (f"{status.receipt.seconds:,.1f}", decimal(status.receipt.bytes)) if status.receipt else ("", "")
+        table.add_row(branch + stage, MARKS[status.state], *cost, _literally(why))
     console.print(table)
+
+
+def _branches(children: Mapping[str | None, Sequence[str]], stage: str | None, guide: str) -> Iterator[tuple[str, str]]:
+    """The lines before each stage below this one, and the stage."""
+    below = children.get(stage, ())
+    for name in below:
+        last = name == below[-1]
+        yield ("" if stage is None else guide + ("└─ " if last else "├─ ")), name
+        yield from _branches(children, name, guide if stage is None else guide + ("   " if last else "│  "))
 
 
 def print_checkup(console: Console, checkup: Checkup, manifest: Path) -> None:

@@ -52,6 +52,11 @@ class Receipt:
         """Of one of the files, or with an empty name of them all."""
         return str(self.files[file]["sha256"]) if file else self.digest
 
+    @property
+    def bytes(self) -> int:
+        """Of all files."""
+        return sum(file["bytes"] for file in self.files.values())
+
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     """sha256 and size of every file below ``folder``, except the receipt."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,6 +49,7 @@ class Runner:
         stages: in an order in which every stage stands after its inputs.
         built: keys of what has been built already: an unfinished result is not built again. Runs that are to be
             compared share it, so that they see the same.
+        measure: told the key of a stage's result, and then what the stage measures while it runs.
     """
 
     def __init__(
@@ -56,10 +58,16 @@ class Runner:
         stages: Sequence[Stage],
         store: ArtifactStore,
         built: set[str] | None = None,
+        measure: Callable[[str, str, int, Mapping[str, float]], None] = lambda *told: None,
     ) -> None:
-        self.name, self.store = name, store
+        self.name, self.store, self._measure = name, store, measure
         self._built = set() if built is None else built
         self.stages = {stage.name: stage for stage in stages}
+
+    @property
+    def parents(self) -> dict[str, list[str]]:
+        """What each stage reads, in order."""
+        return {name: _parents(stage) for name, stage in self.stages.items()}
 
     def status(self) -> list[StageStatus]:
         """The state of every stage, in order. Reads, never writes."""
@@ -186,7 +194,8 @@ class Runner:
         resume_dir.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         with store.building(stage.name, status.key) as out_dir:
-            work = Workspace(out_dir, resume_dir, self.store.cache_dir, self.store.digests, progress)
+            measure = partial(self._measure, status.key)
+            work = Workspace(out_dir, resume_dir, self.store.cache_dir, self.store.digests, progress, measure)
             report = stage.run(inputs, work)
             return store.seal(
                 out_dir,

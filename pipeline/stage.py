@@ -18,6 +18,8 @@ from pipeline.files import FileDigests
 from reveal_core.config import Config
 
 Report = dict[str, Any]
+#: Told points of curves while a stage runs: the curves' name, the step, values by name.
+Measure = Callable[[str, int, Mapping[str, float]], None]
 
 
 class Progress(Protocol):
@@ -44,6 +46,7 @@ class Workspace:
     """Content-addressed, shared by all datasets and runs."""
     digests: FileDigests
     progress: Progress
+    measure: Measure = lambda curves, step, values: None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -113,6 +113,11 @@ class Epoch:
     measured: dict[str, float]
     """means over the epoch: ``gradient/<owner>``, ``update/<owner>`` (norms), ``avl/K``, ``avl/delta``"""
 
+    def values(self) -> dict[str, float]:
+        """All of it by name, as points of curves."""
+        valid = {f"valid/{name}": value for name, value in (self.valid or {}).items()}
+        return {"loss": self.train_loss, **valid, **self.measured}
+
 
 @dataclass(frozen=True)
 class TrainResult:

@@ -29,6 +29,7 @@ SIBLINGS = (
     "reveal_core/extraction/critics",
     "pipeline/adapters",
     "pipeline/sources",
+    "pipeline/trackers",
     "pipeline/stages",
 )
 

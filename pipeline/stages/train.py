@@ -131,7 +131,7 @@ class Train(Stage):
                 self.seed,
                 work.resume_dir / name.replace(" ", "-"),
                 advance,
-                lambda epoch: _tell(epoch, work.progress),
+                lambda epoch: _tell(epoch, name, work),
                 avl=make_avl(self.avl, self.model.modalities),
                 alternation=alternation,
             )
@@ -211,9 +211,11 @@ def _save_extraction(folder: Path, alternation: Alternation, look: Look, rounds:
         shutil.copytree(alternation.folder, folder / "rounds")
 
 
-def _tell(epoch: Epoch, progress: Progress) -> None:
+def _tell(epoch: Epoch, name: str, work: Workspace) -> None:
+    work.measure("train" if name == "train" else "teacher", epoch.epoch, epoch.values())
     if epoch.valid is not None:
-        progress.log(f"epoch {epoch.epoch}: loss {epoch.train_loss:.4f}, validation {METRIC} {epoch.valid[METRIC]:.4f}")
+        valid = f"validation {METRIC} {epoch.valid[METRIC]:.4f}"
+        work.progress.log(f"epoch {epoch.epoch}: loss {epoch.train_loss:.4f}, {valid}")
 
 
 def _tell_round(done: Round, progress: Progress) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from tests.tiny_run import TinyRun
 
-NOTEBOOK = Path(__file__).resolve().parents[2] / "docs/tutorial.ipynb"
+NOTEBOOK = Path(__file__).resolve().parents[1] / "docs/tutorial.ipynb"
 
 
 @pytest.fixture
