@@ -175,16 +175,21 @@ def _neighbours(run: FinishedRun, question: Question, wish: Wish) -> dict[str, A
 def _write(run: FinishedRun, asked: Asked, wish: Wish, out: Path, left_out: Sequence[LeftOut], as_json: bool) -> None:
     from rich.console import Console
 
-    from cli.console import make_progress
+    from cli.console import is_quiet, make_progress
     from pipeline.recommending import write_lists
 
     errors = Console(stderr=True)
-    rows = write_lists(out, run.recommender, asked, wish, make_progress(errors))
+    lists, rows = write_lists(out, run.recommender, asked, wish, make_progress(errors))
     _tell(left_out)
+    empty = len(asked) - lists
     if as_json:
-        click.echo(json.dumps({"file": str(out), "users": len(asked), "rows": rows, "left_out": _counts(left_out)}))
+        told = {"users": len(asked), "lists": lists, "empty": empty, "rows": rows, "left_out": _counts(left_out)}
+        click.echo(json.dumps({"run": run.name, "stale": run.stale, "file": str(out), **told}))
         return
-    errors.print(f"{len(asked):,} lists, {rows:,} rows: {out}", markup=False, highlight=False, soft_wrap=True)
+    if empty:
+        click.echo(f"warning: {empty:,} have nothing left to be recommended, and no rows", err=True)
+    if not is_quiet():
+        errors.print(f"{lists:,} lists, {rows:,} rows: {out}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _show(run: FinishedRun, lists: Sequence[dict[str, Any]], left_out: Sequence[LeftOut], as_json: bool) -> None:

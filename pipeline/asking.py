@@ -57,14 +57,15 @@ class Asked:
 
 
 def ask_users(run: FinishedRun, ids: Sequence[str], *, before_test: bool = False) -> Asked:
-    """
+    """These users, each once.
+
     Args:
         before_test: their histories end before the item that the evaluation asked for.
 
     Raises:
         UserError: one of them is unknown, or has no history of that kind.
     """
-    numbers = _users(run).known(ids)
+    numbers = _users(run).known(list(dict.fromkeys(ids)))
     asked = _of_users(run, numbers, before_test)
     if asked.left_out:
         raise UserError(str(asked.left_out[0]), mend="leave out --before-test")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from pipeline.any_table import read_ids
@@ -17,6 +18,9 @@ from reveal_core.errors import UserError
 from reveal_core.names import UNKNOWN
 from reveal_core.schema import ITEM_ID
 from reveal_core.sequences import Int64s
+
+#: (N,): which items
+Mask = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class Filters:
         return np.flatnonzero(mask) + 1, unknown
 
 
-def _in_categories(run: FinishedRun, wanted: Sequence[str]) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+def _in_categories(run: FinishedRun, wanted: Sequence[str]) -> Mask:
     categories = run.items["category"].fill_null("").str.to_lowercase()
     for category in wanted:
         if not (categories == category.lower()).any():
@@ -62,11 +66,11 @@ def _in_categories(run: FinishedRun, wanted: Sequence[str]) -> np.ndarray[tuple[
             near = difflib.get_close_matches(category, known, n=3) or known[:3]
             mend = f"did you mean {' or '.join(near)}?" if near else "this catalogue has none"
             raise UserError(f"no category {category!r}", where="--category", mend=mend)
-    passed: np.ndarray[tuple[int], np.dtype[np.bool_]] = categories.is_in([one.lower() for one in wanted]).to_numpy()
+    passed: Mask = categories.is_in([one.lower() for one in wanted]).to_numpy()
     return passed
 
 
-def _listed(run: FinishedRun, path: Path) -> tuple[np.ndarray[tuple[int], np.dtype[np.bool_]], LeftOut]:
+def _listed(run: FinishedRun, path: Path) -> tuple[Mask, LeftOut]:
     ids = read_ids(path, ITEM_ID).unique(maintain_order=True)
     numbers = run.item_names.numbers(ids)
     listed = np.zeros(run.items.height, dtype=np.bool_)

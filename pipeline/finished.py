@@ -18,7 +18,8 @@ from pipeline.files import digest_json, read_json
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.runner import Runner
 from pipeline.stages import plan
-from pipeline.trained import load_trained, shown_features
+from pipeline.trained import shown_features
+from reveal_core.checkpoint import load_model
 from reveal_core.config import from_settings
 from reveal_core.devices import resolve_device
 from reveal_core.errors import UserError
@@ -101,7 +102,7 @@ class FinishedRun:
     @cached_property
     def model(self) -> SequenceRecommender:
         """On the CPU, in evaluation mode."""
-        return load_trained(self.folder("train"), self.model_config, self.encoded, self.items.height)
+        return load_model(self.folder("train"), self.model_config, self.features)
 
     @cached_property
     def recommender(self) -> Recommender:
@@ -157,10 +158,8 @@ def open_manifest(
         else:
             stale = tuple(f"{status.stage} is {status.state}: {status.why}" for status in statuses if not status.done)
             done = {status.stage: status.receipt for status in statuses if status.receipt is not None}
-            if len(done) == len(statuses):
-                run = _of(store, manifest.name, done)
-            else:
-                run = _linked(store, manifest.name, needs)
+            whole = all(name in done for stage in needs for name in runner.needed(stage))
+            run = _of(store, manifest.name, done) if whole else _linked(store, manifest.name, needs)
         return FinishedRun(run.name, workdir, run.folders, run.receipts, manifest, stale)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -48,17 +49,29 @@ def list_blocks(recommender: Recommender, asked: Asked, wish: Wish) -> Iterator[
         yield table.select(block.names.gather(table["row"]).alias(USER_ID), "rank", ITEM_ID, "score")
 
 
-def write_lists(path: Path, recommender: Recommender, asked: Asked, wish: Wish, progress: Progress) -> int:
-    """Write the lists to a Parquet file, which is there whole or not at all; the number of rows."""
-    rows = 0
+class Written(NamedTuple):
+    """What is in a file of lists."""
+
+    lists: int
+    rows: int
+
+
+def write_lists(path: Path, recommender: Recommender, asked: Asked, wish: Wish, progress: Progress) -> Written:
+    """Write the lists to a Parquet file, which is there whole or not at all.
+
+    Returns:
+        How many; fewer lists than were asked for where nothing is left that may be recommended.
+    """
+    lists = rows = 0
     with progress.track("recommend", len(asked)) as advance:
 
         def told() -> Iterator[pl.DataFrame]:
-            nonlocal rows
+            nonlocal lists, rows
             for block in list_blocks(recommender, asked, wish):
-                rows += block.height
-                advance(block[USER_ID].n_unique())
+                num_lists = int((block["rank"] == 1).sum())
+                lists, rows = lists + num_lists, rows + block.height
+                advance(num_lists)
                 yield block
 
         write_blocks(path, told(), LISTS)
-    return rows
+    return Written(lists, rows)

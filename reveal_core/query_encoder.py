@@ -16,7 +16,6 @@ from torch.nn import functional
 from reveal_core.batches import Padded
 from reveal_core.errors import UserError, first_reason
 from reveal_core.model import SequenceRecommender
-from reveal_core.texts import missing_extra
 
 #: Of the file's inputs, in this order, and of its output.
 INPUTS, OUTPUT = ("item_seq", "seq_len", "times"), "query"
@@ -69,7 +68,8 @@ def write_onnx(model: SequenceRecommender, path: Path) -> None:
     try:
         import onnxscript  # noqa: F401 - PyTorch's exporter needs it and says so in many lines
     except ImportError:
-        raise missing_extra("onnxscript", "export") from None
+        mend = "pip install 'reveal-recsys[export]'"
+        raise UserError("the package onnxscript is not installed", where="onnx", mend=mend) from None
     encoder = QueryEncoder(model).eval().requires_grad_(False)
     length, kind = model.config.max_seq_len, model.config.backbone.kind
     # One tensor given as two inputs would become one input.

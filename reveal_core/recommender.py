@@ -199,8 +199,7 @@ class Recommender:
         Raises:
             ValueError: as :meth:`queries`.
         """
-        nothing = Sequences.from_lists([[]] * len(histories))
-        without = histories if seen == "exclude" else nothing
+        without = histories if seen == "exclude" else Sequences.nothing(len(histories))
         return (among or self.everything).search(self.queries(histories), k, without, self.model.fusion)
 
     def similar(self, items: Int64s, k: int = 10, *, among: Candidates | None = None) -> Lists:
@@ -218,7 +217,7 @@ class Recommender:
         Items are compared by the modalities that are shown alone; those that lack one of them are left out.
 
         Args:
-            shown: (B, V) content vectors, as the model reads them; see :class:`reveal_core.unseen.Units`.
+            shown: (B, V) content vectors, as the model reads them; see :class:`reveal_core.unseen.ContentReader`.
 
         Raises:
             ValueError: the model does not read one of these modalities, or no item has it.
@@ -233,8 +232,9 @@ class Recommender:
         allowed = np.intersect1d(has_N.nonzero()[:, 0].cpu().numpy(), (among or self.everything).items)
         if not len(allowed):
             raise ValueError(f"no candidate has {' and '.join(shown)}")
-        nobody = Sequences.from_lists([[]] * len(vectors[0]))
-        return self._nearest(torch.stack(vectors).sum(dim=0), tuple(shown), k, allowed, nobody)
+        return self._nearest(
+            torch.stack(vectors).sum(dim=0), tuple(shown), k, allowed, Sequences.nothing(len(vectors[0]))
+        )
 
     def _nearest(
         self, vectors_BD: Tensor, modalities: Collection[Modality], k: int, allowed: Int64s, without: Sequences

@@ -42,13 +42,13 @@ def test_the_lists_of_all_users_are_those_of_the_evaluation(tiny_run: TinyRun, a
     written = pl.read_parquet(tmp_path / "lists.parquet")
     assert written.schema == LISTS
     assert written.equals(judged.select(*LISTS))
-    assert (told["users"], told["rows"], told["left_out"]) == (NUM_USERS, written.height, [])
+    assert (told["users"], told["rows"], told["left_out"], told["empty"]) == (NUM_USERS, written.height, [], 0)
     assert list(tmp_path.iterdir()) == [tmp_path / "lists.parquet"]
 
 
 def test_without_the_test_set_aside_histories_are_whole(tiny_run: TinyRun, ask: Ask) -> None:
     log = pl.read_csv(tiny_run.shop / "log.csv").filter(user_id="u03").sort("timestamp")["item_id"].to_list()
-    answer = ask("--user", "u03", "--user", "u04", "-k", 22)
+    answer = ask("--user", "u03", "--user", "u04", "--user", "u03", "-k", 22)
     assert [one["user_id"] for one in answer["lists"]] == ["u03", "u04"]
     assert answer["lists"][0]["history"] == log
     assert set(ids(answer)) == {f"i{number:02}" for number in range(22)} - set(log)
@@ -68,6 +68,13 @@ def test_lists_in_a_file_are_those_on_the_terminal(tiny_run: TinyRun, ask: Ask, 
     assert shown.stderr == "warning: 1 unknown users left out: nobody\n"
     assert "user u03: " in shown.stdout
     assert "thing" in shown.stdout
+
+
+def test_quiet_leaves_the_lists_and_the_warnings(tiny_run: TinyRun, tmp_path: Path) -> None:
+    (tmp_path / "users.txt").write_text("u05\nnobody\n")
+    options = ("--users", str(tmp_path / "users.txt"), "--out", str(tmp_path / "lists.parquet"))
+    assert "1 lists, 10 rows" in tiny_run.call("recommend", *options).stderr
+    assert tiny_run.call("recommend", *options, "--quiet").stderr == "warning: 1 unknown users left out: nobody\n"
 
 
 ROWS = {"user_id": ["b", "a", "b", "c"], "item_id": ["i03", "i01", "i07", "gone"], "timestamp": [7, 5, 6, 1]}
@@ -103,6 +110,14 @@ def test_filters_leave_the_order_as_it_is(ask: Ask, tmp_path: Path) -> None:
     assert [one["what"] for one in answer["left_out"]] == ["unknown items of allow.txt", "unknown items of deny.csv"]
     again = ids(ask("i07", "--allow", tmp_path / "allow.txt", "--seen", "include", "--category", "shoes"))
     assert set(again) == {"i05", "i07"}
+
+
+def test_whoever_has_everything_is_counted(ask: Ask, tmp_path: Path) -> None:
+    (tmp_path / "allow.txt").write_text("i07\n")
+    told = ask("--all", "--allow", tmp_path / "allow.txt", "--out", tmp_path / "lists.parquet")
+    assert told["lists"] == told["rows"] == pl.read_parquet(tmp_path / "lists.parquet").height
+    assert 0 < told["empty"] == NUM_USERS - told["lists"]
+    assert ask("i07", "--allow", tmp_path / "allow.txt")["lists"][0]["items"] == []
 
 
 def test_items_that_nobody_bought_are_read_and_listed(ask: Ask) -> None:

@@ -59,6 +59,17 @@ def test_a_manifest_that_asks_for_more_gets_the_last_run_and_is_told(copied: Tin
     assert run.model.num_items == NUM_ITEMS
 
 
+def test_what_is_trained_as_asked_is_used_before_it_is_judged(copied: TinyRun) -> None:
+    again = TinyRun(copied.root, ("train.lr=0.1",))
+    assert again.call("train").exit_code == 0
+    trained = again.open().folder("train")
+    assert copied.call("train").exit_code == 0  # the last run is another one
+    shutil.rmtree(again.open().folder("evaluate"))
+    run = again.open()
+    assert [line.split()[0] for line in run.stale] == ["evaluate"]
+    assert run.folder("train") == trained
+
+
 def test_settings_of_an_earlier_run_get_the_earlier_results(copied: TinyRun) -> None:
     before = copied.open().folder("train")
     again = TinyRun(copied.root, ("train.lr=0.1",))
