@@ -93,7 +93,7 @@ def command(manifest: Path, overrides: tuple[str, ...], workdir: Path, as_json: 
 
     ITEMS are the ids of a history, oldest first. A table of histories (--histories; CSV, TSV, JSON lines, Parquet) has
     a row for each choice: item_id and, where there are several histories, user_id; with timestamp (seconds, or ISO
-    8601) they are sorted by it. What users did since the run is known as soon as it is ingested (`reveal extract`).
+    8601) they are sorted by it. What users did since the run with items that it knows counts after `reveal extract`.
 
     \b
     Examples:

@@ -128,8 +128,7 @@ class Export:
         return {"model/": "for `reveal_core.load_recommender`"}
 
     def onnx(self) -> dict[str, str]:
-        write_onnx(self.run.model.cpu(), self.folder / "query_encoder.onnx")
-        self.run.model.to(self.run.recommender.device)
+        write_onnx(self.run.model, self.folder / "query_encoder.onnx")
         length = self.run.model_config.max_seq_len
         times = "; `times` (the same, ms since 1970)" if self.run.model_config.backbone.needs_times else ""
         inputs = f"`item_seq` (histories, {length}; item_index, oldest first, 0 behind the last), `seq_len`{times}"

@@ -5,6 +5,7 @@ B histories of L places, padded on the right with 0; N items; I the width of wha
 
 from __future__ import annotations
 
+import copy
 import logging
 import warnings
 from pathlib import Path
@@ -60,7 +61,7 @@ def write_onnx(model: SequenceRecommender, path: Path) -> None:
     """The query encoder as an ONNX file: any number B of histories, of L = ``max_seq_len`` places each.
 
     Args:
-        model: on the CPU, in evaluation mode.
+        model: stays as it is.
 
     Raises:
         UserError: a package is missing, or the backbone cannot be written so.
@@ -70,7 +71,7 @@ def write_onnx(model: SequenceRecommender, path: Path) -> None:
     except ImportError:
         mend = "pip install 'reveal-recsys[export]'"
         raise UserError("the package onnxscript is not installed", where="onnx", mend=mend) from None
-    encoder = QueryEncoder(model).eval().requires_grad_(False)
+    encoder = copy.deepcopy(QueryEncoder(model)).cpu().eval().requires_grad_(False)
     length, kind = model.config.max_seq_len, model.config.backbone.kind
     # One tensor given as two inputs would become one input.
     item_seq, times = (torch.ones(2, length, dtype=torch.int64) for _ in range(2))

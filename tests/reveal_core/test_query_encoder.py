@@ -44,6 +44,7 @@ def test_it_is_the_model_without_its_tower(model: SequenceRecommender) -> None:
 def test_onnxruntime_computes_the_same(model: SequenceRecommender, tmp_path: Path) -> None:
     onnxruntime = pytest.importorskip("onnxruntime", reason="the dev extra is not installed")
     write_onnx(model, tmp_path / "query.onnx")
+    assert all(parameter.requires_grad for parameter in model.parameters())
     session = onnxruntime.InferenceSession(tmp_path / "query.onnx")
     names = INPUTS if model.config.backbone.needs_times else INPUTS[:2]
     assert [one.name for one in session.get_inputs()] == list(names)
