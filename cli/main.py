@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from typing import NoReturn
@@ -75,7 +76,10 @@ def reveal() -> None:
 def main() -> None:
     """Exit codes: 0 fine, 1 our mistake, 2 the user's mistake, 130 interrupted."""
     try:
-        reveal(standalone_mode=False)
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            reveal(standalone_mode=False)
+        else:
+            _together()
     except UserError as error:
         _refuse(error)
     except click.ClickException as error:
@@ -93,6 +97,21 @@ def main() -> None:
         traceback.print_exc()
         click.echo("error: this is a bug in reveal, not in your data; please report the lines above", err=True)
         sys.exit(1)
+
+
+def _together() -> None:
+    """One of several processes that `torchrun` started: the first runs the command, the others help it train."""
+    from pipeline.crew import follow
+    from reveal_core.parallel import joined
+
+    with joined() as group:
+        if not group.leads:
+            follow(group)
+            return
+        try:
+            reveal(standalone_mode=False)
+        finally:
+            group.tell(None)
 
 
 def _refuse(error: UserError) -> NoReturn:

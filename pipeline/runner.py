@@ -6,16 +6,19 @@ import importlib.metadata
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.artifacts import ArtifactStore, Receipt
+from pipeline.crew import Call
 from pipeline.files import digest_json
 from pipeline.fingerprint import FORMAT, basis, explain
 from pipeline.stage import Progress, Stage, Workspace
 from reveal_core.errors import UserError
+from reveal_core.parallel import current
 
 State = Literal["done", "stale", "missing"]
 
@@ -106,7 +109,11 @@ class Runner:
         Args:
             scratch: an empty folder for what they make.
         """
-        trial, last = ArtifactStore(scratch), self.store.last_run(self.name)
+        with closing(ArtifactStore(scratch)) as trial:
+            return self._tried(trial, progress)
+
+    def _tried(self, trial: ArtifactStore, progress: Progress) -> list[tuple[StageStatus, str]]:
+        last = self.store.last_run(self.name)
         known, folders = dict[str, StageStatus](), dict[str, Path]()
         told = []
         for stage in self.stages.values():
@@ -124,7 +131,6 @@ class Runner:
                     counts = stage.left_to_do(inputs, self.store.cache_dir)
             known[stage.name] = status
             told.append((status, counts))
-        trial.close()
         return told
 
     def _changes(self, stage: Stage, last: dict[str, Any] | None, after: Path) -> str:
@@ -192,6 +198,8 @@ class Runner:
         assert status.basis is not None
         resume_dir = store.resume_dir(stage.name, status.key)
         resume_dir.mkdir(parents=True, exist_ok=True)
+        if stage.shared:
+            current().tell(Call(stage, inputs, resume_dir, self.store.cache_dir))
         started = time.monotonic()
         with store.building(stage.name, status.key) as out_dir:
             measure = partial(self._measure, status.key)

@@ -56,6 +56,8 @@ class Stage(Config):
     name: ClassVar[str]
     version: ClassVar[int]
     """Raised by hand when the code would give another result for the same inputs."""
+    shared: ClassVar[bool] = False
+    """Whether several processes run it together, where there are several."""
     manifest_names: ClassVar[Mapping[str, str]] = {}
     """Where a field's name differs from its place in the manifest: what people are told when it changes."""
 

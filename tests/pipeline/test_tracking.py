@@ -87,6 +87,7 @@ def test_a_run_that_is_done_is_told_once(run: Run) -> None:
     assert sum(file.stat().st_size for file in folder.iterdir()) - size < 200
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # MLflow's own
 def test_mlflow_has_every_epoch_settings_and_results(run: Run) -> None:
     from mlflow import MlflowClient
