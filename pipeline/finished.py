@@ -83,8 +83,18 @@ class FinishedRun:
 
     @cached_property
     def model_config(self) -> ModelConfig:
-        """Of the model that was trained, whatever a manifest says now."""
-        return from_settings(ModelConfig, read_json(self.folder("train") / "model.json")["model"])
+        """Of the model that was trained, whatever a manifest says now.
+
+        Raises:
+            UserError: this version of reveal has no such model.
+        """
+        path = self.folder("train") / "model.json"
+        try:
+            return from_settings(ModelConfig, read_json(path)["model"])
+        except ValueError as error:
+            raise UserError(
+                f"was trained by another version of reveal: {error}", where=str(path), mend=RUN_AGAIN
+            ) from None
 
     @cached_property
     def encoded(self) -> pl.DataFrame | None:

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pipeline import finished
 from pipeline.finished import open_manifest, open_run
 from reveal_core.errors import UserError
 from tests.tiny_run import NUM_ITEMS, TinyRun
@@ -86,6 +87,13 @@ def test_what_a_model_does_not_need_does_not_make_it_stale(copied: TinyRun) -> N
     assert run.stale == ()
     assert "encode" not in run.folders
     assert run.encoded is None
+
+
+def test_a_model_of_another_version_is_one_line(tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny_run.open()
+    monkeypatch.setattr(finished, "read_json", lambda path: {"model": {"breadth": 3}})
+    with pytest.raises(UserError, match="another version of reveal: ModelConfig knows no breadth"):
+        run.model_config.backbone  # noqa: B018
 
 
 def break_weights(work: Path) -> None:
