@@ -144,10 +144,21 @@ def test_a_log_that_grew_gives_new_histories_to_the_model_as_it_was(copied: Tiny
             run.folder(stage)
 
 
-def test_results_that_do_not_belong_together_are_refused(copied: TinyRun) -> None:
-    """The catalogue grew, and the run was stopped before training."""
+def test_a_catalogue_that_grew_leaves_the_model_with_what_it_was_made_from(copied: TinyRun) -> None:
+    """The run was stopped before training."""
+    before = copied.open()
     with (copied.shop / "items.csv").open("a") as items:
         items.write("i22,a new thing,hats\n")
     assert copied.call("extract").exit_code == 0
-    with pytest.raises(UserError, match=r"train was made from another \S+\.parquet than"):
+    run = copied.open()
+    assert run.stale[0].startswith("train is stale: input ")
+    assert run.items.equals(before.items)
+    assert run.recommender.recommend(run.histories, 3).items.tolist() == (
+        before.recommender.recommend(before.histories, 3).items.tolist()
+    )
+    assert run.folder("evaluate") == before.folder("evaluate")
+    with pytest.raises(UserError, match="no finished images"):
+        run.folder("images")  # those there are number the items anew
+    shutil.rmtree(before.folder("ingest"))
+    with pytest.raises(UserError, match="the ingest that train was made from is gone"):
         copied.open()
