@@ -193,7 +193,7 @@ def print_list(console: Console, shown: Mapping[str, Any]) -> None:
 def print_explanation(console: Console, told: Mapping[str, Any], meaning: str) -> None:
     """The score, what it owes to each modality, and to each item of the history, the latest first."""
     of = "" if told["user_id"] == "-" else f" for user {told['user_id']}"
-    line = f"item {told['item']['item_id']}{of}: score {told['score']:.4f}, rank {told['rank']:,g}"
+    line = f"item {told['item']['item_id']}{of}: score {told['score']:.4f}, rank {told['rank']:,.10g}"
     console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     rows = [
         [name, *(f"{row[key]:+.4f}" for key in ("in_item", "everywhere"))] for name, row in told["modalities"].items()

@@ -45,7 +45,8 @@ def export_run(run: FinishedRun, out: Path, formats: Collection[str] = ()) -> di
         UserError: the folder is not new, or a format that was asked for cannot be written.
     """
     with atomic_folder(out) as folder:
-        export, files, skipped = Export(run, folder), dict[str, str](), dict[str, str]()
+        export, skipped = Export(run, folder), dict[str, str]()
+        files = export.fusion()
         for name in formats or FORMATS:
             told = _written(export, name, needed=bool(formats))
             if isinstance(told, str):
@@ -88,6 +89,15 @@ class Export:
         """M"""
         return self.run.model.fusion.num_vectors
 
+    def fusion(self) -> dict[str, str]:
+        """Of no format: what whoever has several vectors of an item must know."""
+        if self.num_vectors == 1:
+            return {}
+        write_json(self.folder / "fusion.json", asdict(self.run.model.fusion))
+        return {
+            "fusion.json": f"what makes one score of the products of a query and an item's {self.num_vectors} vectors"
+        }
+
     def parquet(self) -> dict[str, str]:
         ids = {ITEM_INDEX: self.run.items[ITEM_INDEX], ITEM_ID: self.run.items[ITEM_ID]}
         _write_vectors(self.folder / "items.parquet", ids, self.items)
@@ -110,12 +120,10 @@ class Export:
 
     def faiss(self) -> dict[str, str]:
         save_index(build_index(self.items, self.num_vectors), self.folder / "index.faiss")
-        told = {"index.faiss": "exact inner product index; row `i` is the item with `item_index = i + 1`"}
-        if self.num_vectors == 1:
-            return told
-        write_json(self.folder / "fusion.json", asdict(self.run.model.fusion))
-        rows = f"rows `{self.num_vectors} i` to `{self.num_vectors} i + {self.num_vectors - 1}` are one item"
-        return {"index.faiss": f"inner product index; {rows}", "fusion.json": "what makes one score of their products"}
+        rows, several = "row `i` is", self.num_vectors
+        if several > 1:
+            rows = f"rows `{several} i` to `{several} i + {several - 1}` are"
+        return {"index.faiss": f"exact inner product index; {rows} the item with `item_index = i + 1`"}
 
     def safetensors(self) -> dict[str, str]:
         save_file({"items": self.items, "users": self.users}, self.folder / "vectors.safetensors")
@@ -132,7 +140,7 @@ class Export:
         length = self.run.model_config.max_seq_len
         times = "; `times` (the same, ms since 1970)" if self.run.model_config.backbone.needs_times else ""
         inputs = f"`item_seq` (histories, {length}; item_index, oldest first, 0 behind the last), `seq_len`{times}"
-        return {"query_encoder.onnx": f"{inputs} -> `query`; a score is its inner product with an item's vector"}
+        return {"query_encoder.onnx": f"{inputs} -> `query`, for inner products with the items' vectors"}
 
     def recbole(self) -> dict[str, str]:
         name, folder = self.run.name, self.folder / "recbole"

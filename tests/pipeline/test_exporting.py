@@ -101,6 +101,7 @@ def test_an_item_with_several_vectors(tiny_run: TinyRun, tmp_path: Path) -> None
     assert run.call("train").exit_code == 0
     assert run.call("export", "--out", str(tmp_path / "out"), "--format", "faiss", "--format", "npy").exit_code == 0
     assert json.loads((tmp_path / "out/fusion.json").read_text())["num_vectors"] == 3
+    assert "`fusion.json`: what makes one score" in (tmp_path / "out/README.md").read_text()
     vectors = np.load(tmp_path / "out/items.npy")
     index = load_index(tmp_path / "out/index.faiss")
     assert np.array_equal(index.reconstruct_n(0, 3 * NUM_ITEMS), vectors.reshape(3 * NUM_ITEMS, 16))
