@@ -89,10 +89,10 @@ class Runner:
         """
         outcome: dict[str, tuple[StageStatus, Receipt]] = {}
         found: dict[str, StageStatus] = {}
-        for name in self._needed(until):
+        for name in self.needed(until):
             self.stages[name].check()
         with self.store.locked():
-            for name in self._needed(until):
+            for name in self.needed(until):
                 stage = self.stages[name]
                 # Read anew each time: every stage that finishes changes the record, also if the next one is killed.
                 status = self._inspect(stage, found, self.store.last_run(self.name).get(name))
@@ -151,7 +151,7 @@ class Runner:
             raise UserError(f"{stage} is {status.state}: {status.why}", mend="run `reveal run` first")
         return self.store.folder(stage, status.receipt.key)
 
-    def _needed(self, until: str) -> list[str]:
+    def needed(self, until: str) -> list[str]:
         needed = {until}
         for stage in reversed(list(self.stages.values())):
             if stage.name in needed:
@@ -224,7 +224,7 @@ def _digest(entry: str, known: Mapping[str, StageStatus]) -> str:
     name, _, file = entry.partition("/")
     receipt = known[name].receipt
     assert receipt is not None
-    return str(receipt.files[file]["sha256"]) if file else receipt.digest
+    return receipt.digest_of(file)
 
 
 def _versions() -> dict[str, str]:
