@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cli.text import printable
+
 if TYPE_CHECKING:
+    from pipeline.finished import FinishedRun
     from pipeline.manifest import Manifest
     from pipeline.runner import Runner
 
@@ -72,6 +75,14 @@ def open_runner(manifest_path: Path, overrides: tuple[str, ...], workdir: Path) 
     manifest = load_manifest(manifest_path, overrides)
     with closing(ArtifactStore(workdir)) as store:
         yield manifest, Runner(manifest.name, plan(manifest), store)
+
+
+def print_stale(run: FinishedRun) -> None:
+    """Say on the error stream why a run is not what its manifest asks for."""
+    for line in run.stale:
+        click.echo(f"warning: {printable(line)}", err=True)
+    if run.stale:
+        click.echo("warning: this is the last finished run; `reveal run` brings it up to date", err=True)
 
 
 def run_until(stage: str, manifest_path: Path, overrides: tuple[str, ...], workdir: Path, as_json: bool) -> None:

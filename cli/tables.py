@@ -23,6 +23,8 @@ from pipeline.runner import StageStatus
 from reveal_core.metrics import worth_showing
 
 LEVELS = {"error": "[red]error[/]", "warning": "[yellow]warning[/]", "note": "[dim]note[/]"}
+#: What a list may be of, and the items of a history that are shown above it.
+_LIST_OF, _HISTORY = {"user_id": "user", "similar_to": "like", "image": "like", "text": "like"}, 10
 MARKS = {"done": "[green]done[/]", "stale": "[yellow]stale[/]", "missing": "[red]missing[/]"}
 
 
@@ -173,6 +175,40 @@ def _add_row(
     table.add_row(_literally(name), "-" if users is None else f"{users:,}", *cells, style=style)
 
 
+def print_list(console: Console, shown: Mapping[str, Any]) -> None:
+    """What is recommended to one user, or lies nearest to something."""
+    of = ", ".join(f"{word} {shown[name]}" for name, word in _LIST_OF.items() if shown.get(name, "-") != "-")
+    history = ", ".join(shown.get("history", [])[-_HISTORY:])
+    if of or history:
+        told = f"{of or 'history'}{': ' if history else ''}{'... ' if len(shown.get('history', [])) > _HISTORY else ''}"
+        console.print(printable(told + history), markup=False, highlight=False, soft_wrap=True)
+    if not shown["items"]:
+        console.print("nothing is left to recommend", markup=False)
+        return
+    rows = [
+        [str(item["rank"]), item["item_id"], f"{item['score']:.4f}", item["category"] or "", item["title"] or ""]
+        for item in shown["items"]
+    ]
+    _print_rows(console, ["rank", "item", "score", "category", "title"], rows, left=("item", "category", "title"))
+
+
+def print_explanation(console: Console, told: Mapping[str, Any], meaning: str) -> None:
+    """The score, what it owes to each modality, and to each item of the history, the latest first."""
+    of = "" if told["user_id"] == "-" else f" for user {told['user_id']}"
+    line = f"item {told['item']['item_id']}{of}: score {told['score']:.4f}, rank {told['rank']:,.10g}"
+    console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+    rows = [
+        [name, *(f"{row[key]:+.4f}" for key in ("in_item", "everywhere"))] for name, row in told["modalities"].items()
+    ]
+    _print_rows(console, ["contribution of", "in the item", "in the history too"], rows)
+    rows = [
+        [f"{item['contribution']:+.4f}", item["item_id"], item["category"] or "", item["title"] or ""]
+        for item in reversed(told["history"])
+    ]
+    _print_rows(console, ["contribution of", "item", "category", "title"], rows, left=("item", "category", "title"))
+    console.print(meaning, markup=False, highlight=False)
+
+
 def print_ablation(console: Console, result: Mapping[str, Any], folder: Path) -> None:
     """A row for each variant; then the test's name, and every run that is not in the table."""
     from pipeline.ablation_table import notes, table
@@ -191,7 +227,8 @@ def print_tuning(console: Console, result: Mapping[str, Any], folder: Path, most
         [str(row["trial"]), f"{row['valid'][metric]:.4f}", str(row["best_epoch"]), f"{row['seconds']:.1f}", _set(row)]
         for row in ranked[:most]
     ]
-    _print_rows(console, ["trial", f"valid {metric}", "best epoch", "train s", "settings"], rows, last_left=True)
+    columns = ["trial", f"valid {metric}", "best epoch", "train s", "settings"]
+    _print_rows(console, columns, rows, left=("trial", "settings"))
     if len(ranked) > most:
         console.print(f"and {len(ranked) - most} more", markup=False)
     for row in result["failed"]:
@@ -208,13 +245,20 @@ def _set(row: Mapping[str, Any]) -> str:
 
 
 def _print_rows(
-    console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], bold: str = "", last_left: bool = False
+    console: Console,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    bold: str = "",
+    left: Sequence[str] | None = None,
 ) -> None:
-    """A table whose numbers are never cut short, however narrow the terminal or the log is."""
+    """A table whose numbers are never cut short, however narrow the terminal or the log is.
+
+    Args:
+        left: columns that begin at the left; None = the first one.
+    """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for place, column in enumerate(columns):
-        left = place == 0 or (last_left and place == len(columns) - 1)
-        table.add_column(column, justify="left" if left else "right")
+    for column in columns:
+        table.add_column(column, justify="left" if column in (left or columns[:1]) else "right")
     for row in rows:
         table.add_row(*map(_literally, row), style="bold" if row[0] == bold else None)
     needed = Measurement.get(console, console.options.update_width(10_000), table).maximum

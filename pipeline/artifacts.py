@@ -51,8 +51,8 @@ class Receipt:
     versions: dict[str, str]
 
     def digest_of(self, file: str) -> str:
-        """Of one of the files, or with an empty name of them all."""
-        return str(self.files[file]["sha256"]) if file else self.digest
+        """Of one of the files, or with an empty name of them all; empty if there is no such file."""
+        return str(self.files.get(file, {}).get("sha256", "")) if file else self.digest
 
     @property
     def bytes(self) -> int:
@@ -112,6 +112,18 @@ class ArtifactStore:
             return None
         whole = all(self._as_written(folder / name, facts) for name, facts in receipt.files.items())
         return receipt if whole and receipt.key == key else None
+
+    def receipts(self, stage: str) -> Iterator[Receipt]:
+        """Of all complete artifacts of a stage, the newest first."""
+        folders = (self.root / "stages" / stage).glob("[0-9a-f]" * KEY_LENGTH)
+        for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True):
+            try:
+                key = str(read_json(folder / RECEIPT)["key"])
+            except (FileNotFoundError, ValueError, TypeError, KeyError):
+                continue
+            receipt = self.receipt(stage, key)
+            if receipt is not None:
+                yield receipt
 
     def _as_written(self, path: Path, facts: Mapping[str, Any]) -> bool:
         if not path.is_file() or path.stat().st_size != facts["bytes"]:

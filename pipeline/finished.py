@@ -18,12 +18,17 @@ from pipeline.files import digest_json, read_json
 from pipeline.manifest import Manifest, load_manifest
 from pipeline.runner import Runner
 from pipeline.stages import plan
-from pipeline.trained import load_trained, shown_features
+from pipeline.trained import shown_features
+from reveal_core.checkpoint import load_model
 from reveal_core.config import from_settings
+from reveal_core.devices import resolve_device
 from reveal_core.errors import UserError
 from reveal_core.evaluation import Cases, build_cases
 from reveal_core.features import ItemFeatures
 from reveal_core.model import ModelConfig, SequenceRecommender
+from reveal_core.names import Names
+from reveal_core.recommender import Recommender
+from reveal_core.schema import ITEM_ID
 from reveal_core.sequences import Sequences
 
 RUN_AGAIN = "run `reveal run` again"
@@ -78,8 +83,18 @@ class FinishedRun:
 
     @cached_property
     def model_config(self) -> ModelConfig:
-        """Of the model that was trained, whatever a manifest says now."""
-        return from_settings(ModelConfig, read_json(self.folder("train") / "model.json")["model"])
+        """Of the model that was trained, whatever a manifest says now.
+
+        Raises:
+            UserError: this version of reveal has no such model.
+        """
+        path = self.folder("train") / "model.json"
+        try:
+            return from_settings(ModelConfig, read_json(path)["model"])
+        except ValueError as error:
+            raise UserError(
+                f"was trained by another version of reveal: {error}", where=str(path), mend=RUN_AGAIN
+            ) from None
 
     @cached_property
     def encoded(self) -> pl.DataFrame | None:
@@ -97,7 +112,17 @@ class FinishedRun:
     @cached_property
     def model(self) -> SequenceRecommender:
         """On the CPU, in evaluation mode."""
-        return load_trained(self.folder("train"), self.model_config, self.encoded, self.items.height)
+        return load_model(self.folder("train"), self.model_config, self.features)
+
+    @cached_property
+    def recommender(self) -> Recommender:
+        """The model and its items, on the device that the manifest names, or ``auto``."""
+        name = "auto" if self.manifest is None else self.manifest.train.device
+        return Recommender(self.model, self.items[ITEM_ID], resolve_device(name, where="train.device"))
+
+    @cached_property
+    def item_names(self) -> Names:
+        return Names("item", self.items[ITEM_ID], first=1)
 
 
 def open_run(folder: Path | str, needs: Collection[str] = ("train",)) -> FinishedRun:
@@ -107,7 +132,7 @@ def open_run(folder: Path | str, needs: Collection[str] = ("train",)) -> Finishe
         needs: stages without which it is of no use; what they read must be there as well.
 
     Raises:
-        UserError: there is no such run, one of these is not done or is damaged, or its inputs have changed since.
+        UserError: there is no such run, one of these is not done or is damaged, or what it was made from is gone.
     """
     folder = Path(folder)
     if not (folder / "basis.json").is_file():
@@ -143,41 +168,58 @@ def open_manifest(
         else:
             stale = tuple(f"{status.stage} is {status.state}: {status.why}" for status in statuses if not status.done)
             done = {status.stage: status.receipt for status in statuses if status.receipt is not None}
-            if len(done) == len(statuses):
-                run = _of(store, manifest.name, done)
-            else:
-                run = _linked(store, manifest.name, needs)
+            whole = all(name in done for stage in needs for name in runner.needed(stage))
+            run = _of(store, manifest.name, done) if whole else _linked(store, manifest.name, needs)
         return FinishedRun(run.name, workdir, run.folders, run.receipts, manifest, stale)
 
 
 def _linked(store: ArtifactStore, name: str, needs: Collection[str]) -> FinishedRun:
     """The results that the last run under a name left: those that are whole and belong together.
 
-    It may have stopped half-way: with a log that has grown, the histories are new and the model is as it was, which
-    goes together as long as the items are the same; the split and the metrics are then of the past.
+    It may have stopped half-way. With a log that has grown, the histories are new and the model is as it was, which
+    goes together as long as the items are the same; otherwise the model is opened with what it was made from.
     """
     bases = store.last_run(name)
     found = {stage: store.receipt(stage, digest_json(basis)) for stage, basis in bases.items()}
     receipts = {stage: receipt for stage, receipt in found.items() if receipt is not None}
-    other = {stage: _other_input(receipt, receipts) for stage, receipt in receipts.items()}
     where = str(store.root / "runs" / name)
     for stage in needs:
         if stage not in receipts:
             what = f"{stage} is damaged" if stage in bases else f"the run did not get as far as {stage}"
             raise UserError(what, where=where, mend=RUN_AGAIN)
-        if other[stage] is not None:
-            what = f"{stage} was made from another {other[stage]} than the one that is there now"
-            raise UserError(what, where=where, mend=RUN_AGAIN)
-    return _of(store, name, {stage: receipt for stage, receipt in receipts.items() if other[stage] is None})
+        for parent, inputs in _inputs(receipts[stage]).items():
+            made_from = _made_from(store, parent, inputs, receipts.get(parent))
+            if made_from is None:
+                raise UserError(f"the {parent} that {stage} was made from is gone", where=where, mend=RUN_AGAIN)
+            receipts[parent] = made_from
+    whole = {stage: receipt for stage, receipt in receipts.items() if _agrees(receipt, receipts)}
+    return _of(store, name, whole)
 
 
-def _other_input(receipt: Receipt, receipts: Mapping[str, Receipt]) -> str | None:
-    """What a result was made from that is no longer there as it was."""
+def _inputs(receipt: Receipt) -> dict[str, dict[str, str]]:
+    """What a result was made from: by stage the digests of its files, or of all of them under an empty name."""
+    inputs: dict[str, dict[str, str]] = {}
     for entry, digest in receipt.basis["inputs"].items():
         parent, _, file = entry.partition("/")
-        if parent not in receipts or receipts[parent].digest_of(file) != digest:
-            return str(entry)
-    return None
+        inputs.setdefault(parent, {})[file] = digest
+    return inputs
+
+
+def _made_from(store: ArtifactStore, stage: str, inputs: Mapping[str, str], current: Receipt | None) -> Receipt | None:
+    """A result with these files: the current one, or one of an earlier run."""
+    if current is not None and _holds(current, inputs):
+        return current
+    return next((receipt for receipt in store.receipts(stage) if _holds(receipt, inputs)), None)
+
+
+def _holds(receipt: Receipt, inputs: Mapping[str, str]) -> bool:
+    return all(receipt.digest_of(file) == digest for file, digest in inputs.items())
+
+
+def _agrees(receipt: Receipt, receipts: Mapping[str, Receipt]) -> bool:
+    """Whether a result numbers users and items as the others do, and is of the same model."""
+    made_from = [(parent, inputs) for parent, inputs in _inputs(receipt).items() if parent in ("ingest", "train")]
+    return all(parent in receipts and _holds(receipts[parent], inputs) for parent, inputs in made_from)
 
 
 def _of(store: ArtifactStore, name: str, receipts: Mapping[str, Receipt]) -> FinishedRun:

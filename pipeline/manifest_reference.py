@@ -95,7 +95,7 @@ def _section(setting: Setting, path: str, hashes: str) -> Iterator[str]:
         hashes += "#"
     for part in parts:
         settings = settings_of(part)
-        yield f"{hashes} {_title(parts, part, path)}\n\n{_prose(inspect.getdoc(part) or '')}\n"
+        yield f"{hashes} {_title(parts, part, path)}\n\n{_prose(_about(part))}\n"
         if settings:
             yield _table(settings, path)
         for child in settings:
@@ -173,6 +173,11 @@ def _field_docs(part: type) -> dict[str, str]:
                 text = below.value if isinstance(below, ast.Expr) else None
                 docs[statement.target.id] = str(text.value) if isinstance(text, ast.Constant) else ""
     return docs
+
+
+def _about(part: type) -> str:
+    """Its docstring without the examples, which are for people who write Python."""
+    return (inspect.getdoc(part) or "").partition("\n>>>")[0].rstrip()
 
 
 def _prose(doc: str) -> str:

@@ -45,7 +45,8 @@ class Explanation:
 
 
 def explain(model: SequenceRecommender, history: Sequences, item: int, batch_size: int = 1024) -> Explanation:
-    """
+    """What the score of an item owes to modalities and to a history.
+
     Args:
         model: in evaluation mode.
         history: one, with times if the backbone reads them.
@@ -53,6 +54,13 @@ def explain(model: SequenceRecommender, history: Sequences, item: int, batch_siz
 
     Raises:
         ValueError: it is not one history that is not empty, or there is no such item.
+
+    >>> from reveal_core.features import ItemFeatures
+    >>> from reveal_core.model import ModelConfig, build_model
+    >>> features = ItemFeatures.from_arrays(5, np.eye(5), np.eye(5))
+    >>> found = explain(build_model(ModelConfig(), features, seed=0).eval(), Sequences.from_lists([[1, 2, 3]]), item=4)
+    >>> list(found.everywhere), len(found.history)
+    (['id', 'text', 'image'], 3)
     """
     if len(history) != 1 or not len(history.items):
         raise ValueError("want one history that is not empty")

@@ -21,9 +21,13 @@ from reveal_core.evaluation import Float32s, query_batches
 from reveal_core.fusion import PLAIN, Fusion
 from reveal_core.model import SequenceRecommender
 from reveal_core.names import Names
+from reveal_core.query_encoder import QueryEncoder
 from reveal_core.retrieval import build_index, search
 from reveal_core.schema import ITEM_ID, PADDING
 from reveal_core.sequences import Int64s, Sequences
+
+#: Histories read at once.
+_CPU_BATCH, _GPU_BATCH = 256, 4096
 
 Seen = Literal["exclude", "include"]
 
@@ -97,11 +101,22 @@ class Candidates:
 class Recommender:
     """A trained model and the ids of its items.
 
-    Scores and lists are those of the evaluation for the same histories.
+    Scores and lists are those of the evaluation for the same histories, to rounding: items are put through their tower
+    once rather than batch by batch.
+
+    >>> from reveal_core.features import ItemFeatures
+    >>> from reveal_core.model import ModelConfig, build_model
+    >>> features = ItemFeatures.from_arrays(3, np.eye(3), None)
+    >>> model = build_model(ModelConfig(modalities=("text",)), features, seed=0)  # knows nothing yet
+    >>> recommender = Recommender(model, ["hat", "scarf", "shoe"])
+    >>> lists = recommender.recommend(recommender.histories([["hat"], ["shoe", "hat"]]), k=2)
+    >>> lists.table(recommender.items.ids).filter(row=1)["item_id"].to_list()
+    ['scarf']
 
     Args:
         item_ids: (N,) texts; row ``i`` is the item with ``item_index = i + 1``.
-        batch_size: histories read at once; has no effect on the result beyond rounding.
+        batch_size: histories read at once; has no effect on the result beyond rounding. ``None`` = on a CPU so few that
+            a layer's numbers stay in its cache.
     """
 
     def __init__(
@@ -109,11 +124,12 @@ class Recommender:
         model: SequenceRecommender,
         item_ids: Sequence[str] | pl.Series,
         device: torch.device | str = "cpu",
-        batch_size: int = 1024,
+        batch_size: int | None = None,
     ) -> None:
         if len(item_ids) != model.num_items:
             raise ValueError(f"{len(item_ids)} ids for {model.num_items} items")
-        self.device, self.batch_size = torch.device(device), batch_size
+        self.device = torch.device(device)
+        self.batch_size = batch_size or (_CPU_BATCH if self.device.type == "cpu" else _GPU_BATCH)
         self.model = model.to(self.device).eval()
         self.items = Names("item", pl.Series(ITEM_ID, item_ids, dtype=pl.String), first=1)
 
@@ -127,6 +143,11 @@ class Recommender:
         """(N, C) what queries are compared with; several vectors side by side where the model's fusion says so"""
         with torch.inference_mode():
             return self.model.item_vectors()[1:].float().cpu().numpy()
+
+    @cached_property
+    def _encoder(self) -> QueryEncoder:
+        """The items go through their tower once, not in every batch again."""
+        return QueryEncoder(self.model).eval()
 
     def among(self, items: Int64s) -> Candidates:
         """Only these items (item_index), to be recommended from again and again."""
@@ -161,7 +182,8 @@ class Recommender:
         queries_BC = np.empty((len(histories), width), dtype=np.float32)
         max_seq_len = self.model.config.max_seq_len
         with torch.inference_mode():
-            for rows, found_BC in query_batches(self.model, histories, max_seq_len, self.batch_size, self.device):
+            read = self._encoder.query_vectors
+            for rows, found_BC in query_batches(read, histories, max_seq_len, self.batch_size, self.device):
                 queries_BC[rows] = found_BC.cpu().numpy()
         return queries_BC
 
@@ -177,8 +199,7 @@ class Recommender:
         Raises:
             ValueError: as :meth:`queries`.
         """
-        nothing = Sequences.from_lists([[]] * len(histories))
-        without = histories if seen == "exclude" else nothing
+        without = histories if seen == "exclude" else Sequences.nothing(len(histories))
         return (among or self.everything).search(self.queries(histories), k, without, self.model.fusion)
 
     def similar(self, items: Int64s, k: int = 10, *, among: Candidates | None = None) -> Lists:
@@ -196,7 +217,7 @@ class Recommender:
         Items are compared by the modalities that are shown alone; those that lack one of them are left out.
 
         Args:
-            shown: (B, V) content vectors, as the model reads them; see :class:`reveal_core.unseen.Units`.
+            shown: (B, V) content vectors, as the model reads them; see :class:`reveal_core.unseen.ContentReader`.
 
         Raises:
             ValueError: the model does not read one of these modalities, or no item has it.
@@ -211,8 +232,9 @@ class Recommender:
         allowed = np.intersect1d(has_N.nonzero()[:, 0].cpu().numpy(), (among or self.everything).items)
         if not len(allowed):
             raise ValueError(f"no candidate has {' and '.join(shown)}")
-        nobody = Sequences.from_lists([[]] * len(vectors[0]))
-        return self._nearest(torch.stack(vectors).sum(dim=0), tuple(shown), k, allowed, nobody)
+        return self._nearest(
+            torch.stack(vectors).sum(dim=0), tuple(shown), k, allowed, Sequences.nothing(len(vectors[0]))
+        )
 
     def _nearest(
         self, vectors_BD: Tensor, modalities: Collection[Modality], k: int, allowed: Int64s, without: Sequences

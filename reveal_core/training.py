@@ -37,7 +37,13 @@ METRIC = "ndcg@10"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
-    """How the model is trained (AdamW)."""
+    """How the model is trained (AdamW).
+
+    >>> TrainConfig(lr=0)
+    Traceback (most recent call last):
+        ...
+    ValueError: lr, content_lr_scale and image_lr_scale must be positive, weight_decay not negative
+    """
 
     max_epochs: int = 200
     """Passes over the training interactions, at most."""

@@ -28,6 +28,16 @@ class ContentReader:
         units: of its vectors, by modality.
         extractor: what was learned to be looked at; ``None`` = the mean of the patches. It reads a picture as that of
             an item of which nothing is written.
+
+    >>> from reveal_core.encoders.fake import Fake
+    >>> encoder = Fake(dim=4).build()
+    >>> reader = ContentReader(encoder, {"text": Units(np.zeros(encoder.text_dim), 1.0)})
+    >>> reader.texts(["a red hat", "a blue hat"]).shape[0]
+    2
+    >>> reader.images([b"no picture"])
+    Traceback (most recent call last):
+        ...
+    reveal_core.errors.UserError: the picture is unreadable: not an image in a known format
     """
 
     def __init__(

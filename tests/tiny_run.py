@@ -70,7 +70,7 @@ class TinyRun:
 
 
 def make_run(root: Path, **settings: Any) -> TinyRun:
-    """Draw the shop and run everything.
+    """Draw the shop, train and evaluate.
 
     Args:
         settings: overrides, with ``__`` for the dot.
@@ -78,7 +78,7 @@ def make_run(root: Path, **settings: Any) -> TinyRun:
     _draw(root / "shop")
     (root / "tiny.yaml").write_text(MANIFEST.format(root=root / "shop"))
     run = TinyRun(root, tuple(f"{name.replace('__', '.')}={value}" for name, value in settings.items()))
-    assert run.call("run", "--json").exit_code == 0
+    assert run.call("train", "--json").exit_code == 0
     return run
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pipeline import finished
 from pipeline.finished import open_manifest, open_run
 from reveal_core.errors import UserError
 from tests.tiny_run import NUM_ITEMS, TinyRun
@@ -59,12 +60,40 @@ def test_a_manifest_that_asks_for_more_gets_the_last_run_and_is_told(copied: Tin
     assert run.model.num_items == NUM_ITEMS
 
 
+def test_what_is_trained_as_asked_is_used_before_it_is_judged(copied: TinyRun) -> None:
+    again = TinyRun(copied.root, ("train.lr=0.1",))
+    assert again.call("train").exit_code == 0
+    trained = again.open().folder("train")
+    assert copied.call("train").exit_code == 0  # the last run is another one
+    shutil.rmtree(again.open().folder("evaluate"))
+    run = again.open()
+    assert [line.split()[0] for line in run.stale] == ["evaluate"]
+    assert run.folder("train") == trained
+
+
 def test_settings_of_an_earlier_run_get_the_earlier_results(copied: TinyRun) -> None:
     before = copied.open().folder("train")
     again = TinyRun(copied.root, ("train.lr=0.1",))
     assert again.call("train").exit_code == 0
     assert (again.open().stale, copied.open().stale) == ((), ())
     assert copied.open().folder("train") == before != again.open().folder("train")
+
+
+def test_what_a_model_does_not_need_does_not_make_it_stale(copied: TinyRun) -> None:
+    """A change of the pictures touches no model of ids alone."""
+    ids = TinyRun(copied.root, ("model.modalities=[id]", "encoder={kind: fake, dim: 5}"))
+    assert ids.call("train").exit_code == 0
+    run = ids.open()
+    assert run.stale == ()
+    assert "encode" not in run.folders
+    assert run.encoded is None
+
+
+def test_a_model_of_another_version_is_one_line(tiny_run: TinyRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tiny_run.open()
+    monkeypatch.setattr(finished, "read_json", lambda path: {"model": {"breadth": 3}})
+    with pytest.raises(UserError, match="another version of reveal: ModelConfig knows no breadth"):
+        run.model_config.backbone  # noqa: B018
 
 
 def break_weights(work: Path) -> None:
@@ -115,10 +144,21 @@ def test_a_log_that_grew_gives_new_histories_to_the_model_as_it_was(copied: Tiny
             run.folder(stage)
 
 
-def test_results_that_do_not_belong_together_are_refused(copied: TinyRun) -> None:
-    """The catalogue grew, and the run was stopped before training."""
+def test_a_catalogue_that_grew_leaves_the_model_with_what_it_was_made_from(copied: TinyRun) -> None:
+    """The run was stopped before training."""
+    before = copied.open()
     with (copied.shop / "items.csv").open("a") as items:
         items.write("i22,a new thing,hats\n")
     assert copied.call("extract").exit_code == 0
-    with pytest.raises(UserError, match=r"train was made from another \S+\.parquet than"):
+    run = copied.open()
+    assert run.stale[0].startswith("train is stale: input ")
+    assert run.items.equals(before.items)
+    assert run.recommender.recommend(run.histories, 3).items.tolist() == (
+        before.recommender.recommend(before.histories, 3).items.tolist()
+    )
+    assert run.folder("evaluate") == before.folder("evaluate")
+    with pytest.raises(UserError, match="no finished images"):
+        run.folder("images")  # those there are number the items anew
+    shutil.rmtree(before.folder("ingest"))
+    with pytest.raises(UserError, match="the ingest that train was made from is gone"):
         copied.open()
