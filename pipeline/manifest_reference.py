@@ -177,7 +177,7 @@ def _field_docs(part: type) -> dict[str, str]:
 
 def _about(part: type) -> str:
     """Its docstring without the examples, which are for people who write Python."""
-    return (inspect.getdoc(part) or "").partition("\n>>>")[0].rstrip()
+    return re.split(r"\n>{3}", inspect.getdoc(part) or "")[0].rstrip()
 
 
 def _prose(doc: str) -> str:
