@@ -13,6 +13,8 @@ from reveal_core.comparison import PairedTest, paired_test, per_user_metric
 from reveal_core.metrics import headline
 
 PER_USER = "evaluate/per_user.parquet"
+#: The share of items with a picture from which on a catalogue is well covered.
+_MOST = 0.9
 _CONTROLS = {"shuffled": "those of other items", "constant": "one and the same", "noise": "random numbers"}
 
 
@@ -94,10 +96,14 @@ def _looks(run: Run) -> Claim:
 
 
 def _coverage(run: Run) -> Claim:
+    ready = run.told("encode").get("image")  # vectors that were made elsewhere
+    if ready is None:
+        count, what, source = run.told("images")["with_image"], "a picture that can be used", "images/images.parquet"
+    else:
+        count, what, source = ready["items"], "a ready-made image vector", "encode/item_features.parquet"
+    if not count:
+        return Claim("note", "The catalogue has no pictures.", run.source(source))
     items = run.scan("ingest/items.parquet").select(pl.len()).collect().item()
-    with_image = run.told("images")["with_image"]
-    if not with_image:
-        return Claim("note", "The catalogue has no pictures.", run.source("images/images.parquet"))
-    share = with_image / max(items, 1)
-    text = f"{with_image:,} of {items:,} items have a picture that can be used ({share:.1%})."
-    return Claim("good" if share >= 0.9 else "unclear", text, run.source("images/images.parquet"))
+    share = count / items
+    text = f"{count:,} of {items:,} items have {what} ({share:.1%})."
+    return Claim("good" if share >= _MOST else "unclear", text, run.source(source))
