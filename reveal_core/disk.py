@@ -41,7 +41,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        temporary.touch()
+        rights = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(rights)  # safetensors lets nobody but the owner read
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)
