@@ -90,6 +90,7 @@ class Runner:
                 self.store.record_run(self.name, receipt)
                 outcome[name] = (status, receipt)
                 found[name] = StageStatus(name, "done", "", receipt.key, receipt, receipt.basis)
+                self.store.digests.drop_handed_on()
         return list(outcome.values())
 
     def forecast(self, scratch: Path, progress: Progress) -> list[tuple[StageStatus, str]]:
