@@ -98,6 +98,16 @@ class ArtifactStore:
         whole = all(self._as_written(folder / name, facts) for name, facts in receipt.files.items())
         return receipt if whole and receipt.key == key else None
 
+    def results(self, stage: str) -> Iterator[Receipt]:
+        """The receipts of all whole artifacts of a stage."""
+        for path in sorted((self.root / "stages" / stage).glob(f"*/{RECEIPT}")):
+            try:
+                receipt = self.receipt(stage, read_json(path)["key"])
+            except (OSError, ValueError, TypeError, KeyError):
+                continue
+            if receipt is not None:
+                yield receipt
+
     def _as_written(self, path: Path, facts: Mapping[str, Any]) -> bool:
         if not path.is_file() or path.stat().st_size != facts["bytes"]:
             return False

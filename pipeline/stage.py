@@ -33,6 +33,18 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """A finished result of the same stage under the same settings, made from other inputs.
+
+    What it holds may save work, never change a result.
+    """
+
+    result: Path
+    inputs: Mapping[str, Path]
+    """The folders it was made from, by stage name, as they were."""
+
+
+@dataclass(frozen=True)
 class Workspace:
     """The folders and services a running stage is given."""
 
@@ -44,6 +56,7 @@ class Workspace:
     """Content-addressed, shared by all datasets and runs."""
     digests: FileDigests
     progress: Progress
+    earlier: Earlier | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +106,7 @@ class Stage(Config):
         """Of a quick stage: in counts, what a result differs in from the one before; empty = nothing that counts."""
         return ""
 
-    def left_to_do(self, inputs: Mapping[str, Path], cache_dir: Path) -> str:
+    def left_to_do(self, inputs: Mapping[str, Path], cache_dir: Path, earlier: Earlier | None) -> str:
         """Of a stage with a cache: in counts, what a run has to do that is not in it; empty = it runs as a whole."""
         return ""
 

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.files import FileDigests
-from pipeline.patches import filled_patches, keys_by_item, open_patches, read_images, weights_digests
+from pipeline.files import FileDigests, write_blocks
+from pipeline.item_vectors import EarlierVectors, blocks, mean_column
+from pipeline.patches import KEY, filled_patches, keys_by_item, open_patches, read_images, weights_digests
 from pipeline.shards import ArrayStore
-from pipeline.stage import Report, Stage, Workspace
+from pipeline.stage import Earlier, Report, Stage, Workspace
 from pipeline.text_cache import filled_vectors, open_vectors, text_keys
 from reveal_core.config import runtime
-from reveal_core.disk import atomic_path
 from reveal_core.encoders import EncoderConfig
 from reveal_core.encoders.base import Encoder
 from reveal_core.encoders.embedded import Embedded
@@ -27,8 +25,9 @@ from reveal_core.extraction.static import mean_patches
 from reveal_core.schema import ITEM_ID, ITEM_INDEX, features
 from reveal_core.texts import TEXT_FIELDS, item_text
 
-#: Items, and images, whose patches are in memory at once when the vectors are written.
-BLOCK = 1024
+FEATURES = "item_features.parquet"
+#: Of an item: where an earlier result has it, made of the same things.
+ROW = "row"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,28 +54,30 @@ class Encode(Stage):
     def external(self, digests: FileDigests) -> dict[str, str]:
         return weights_digests(self.encoder, digests)
 
-    def left_to_do(self, inputs: Mapping[str, Path], cache_dir: Path) -> str:
+    def left_to_do(self, inputs: Mapping[str, Path], cache_dir: Path, earlier: Earlier | None) -> str:
         encoder = self.encoder.build(self.tail_blocks)
-        images = [key for keys in keys_by_item(read_images(inputs, encoder)) for key in keys]
-        texts = [key for key in text_keys(_texts(_read_items(inputs), encoder)) if key is not None]
-        new_images = len(open_patches(encoder, cache_dir).missing(images))
-        new_texts = len(open_vectors(encoder, cache_dir).missing(texts))
+        items, _ = _compared(_made_of(inputs, read_images(inputs, encoder)), earlier, encoder)
+        todo = items.filter(pl.col(ROW).is_null())
+        images = [key for keys in todo[KEY] for key in keys]
+        texts = [key for key in text_keys(_texts(todo, encoder)) if key is not None]
+        new_images = len(open_patches(encoder, cache_dir).missing(images)) if images else 0
+        new_texts = len(open_vectors(encoder, cache_dir).missing(texts)) if texts else 0
         return f"to encode: {new_images:,} images, {new_texts:,} texts"
 
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
-        items, encoder = _read_items(inputs), self.encoder.build(self.tail_blocks)
+        encoder, size = self.encoder.build(self.tail_blocks), self.encoder.batch_size
         images = read_images(inputs, encoder)
-        keys = keys_by_item(images)
-        size = self.encoder.batch_size
+        items, before = _compared(_made_of(inputs, images), work.earlier, encoder)
+        todo = items.filter(pl.col(ROW).is_null())
+        wanted = images.join(todo, on=ITEM_INDEX, how="semi", maintain_order="left")
         patches, encoded = filled_patches(
-            encoder, images, work, folder=self.folder, batch_size=size, workers=self.workers
+            encoder, wanted, work, folder=self.folder, batch_size=size, workers=self.workers
         )
-        from_cache = len({key for several in keys for key in several}) - encoded
-        texts = _texts(items, encoder)
-        vectors = filled_vectors(encoder, texts, work, size)
-        out = work.out_dir / "item_features.parquet"
-        keys_of_texts = [[] if key is None else [key] for key in text_keys(texts)]
-        write_features(out, items, keys, patches, keys_of_texts, vectors, num_prefix=encoder.num_prefix)
+        vectors = filled_vectors(encoder, _texts(todo, encoder), work, size)
+        schema = pl.Schema(features(encoder.patch_dim, vectors.fields["vector"][0]))
+        made = _Made(encoder, patches, vectors)
+        write_blocks(work.out_dir / FEATURES, _blocks(items, before, made, schema), schema)
+        from_cache = images.filter("used")[KEY].n_unique() - encoded
         return {
             "encoded": encoded,
             "from_cache": from_cache,
@@ -89,62 +90,61 @@ class Encode(Stage):
             "text_dim": encoder.text_dim,
             "fingerprint": encoder.image_fingerprint,
             "cache": patches.folder.relative_to(work.cache_dir).as_posix(),
-            "summary": f"{encoded:,} images encoded, {from_cache:,} from the cache",
+            "summary": f"{encoded:,} images encoded, {from_cache:,} known",
         }
 
 
-def _read_items(inputs: Mapping[str, Path]) -> pl.DataFrame:
-    return pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID, *TEXT_FIELDS])
+def _made_of(inputs: Mapping[str, Path], images: pl.DataFrame) -> pl.DataFrame:
+    """Of each item all that its vectors are made of: what is said of it, and the keys of its images."""
+    items = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID, *TEXT_FIELDS])
+    return items.with_columns(pl.Series(KEY, keys_by_item(images), pl.List(pl.String)))
+
+
+def _compared(
+    items: pl.DataFrame, earlier: Earlier | None, encoder: Encoder
+) -> tuple[pl.DataFrame, EarlierVectors | None]:
+    """The items of :func:`_made_of` with their rows in an earlier result, and that."""
+    if earlier is None:
+        return items.with_columns(pl.lit(None, pl.Int64).alias(ROW)), None
+    before = EarlierVectors(earlier.result / FEATURES)
+    made_of = _made_of(earlier.inputs, read_images(earlier.inputs, encoder))
+    return items.with_columns(before.rows(items, made_of).alias(ROW)), before
 
 
 def _texts(items: pl.DataFrame, encoder: Encoder) -> list[str | None]:
     return [item_text(row) if encoder.text_dim else None for row in items.iter_rows(named=True)]
 
 
-def write_features(
-    path: Path,
+@dataclass(frozen=True)
+class _Made:
+    """Vectors made of what is in the cache."""
+
+    encoder: Encoder
+    patches: ArrayStore
+    texts: ArrayStore
+
+    def __call__(self, items: pl.DataFrame) -> pl.DataFrame:
+        """Of these items; the vectors of several images are averaged."""
+        keys_of_texts = [[] if key is None else [key] for key in text_keys(_texts(items, self.encoder))]
+        images = mean_column(items[KEY].to_list(), self.encoder.patch_dim, self._image_vectors)
+        texts = mean_column(keys_of_texts, self.texts.fields["vector"][0], lambda keys: self.texts.read(keys, "vector"))
+        return pl.DataFrame({"image_vector": images, "text_vector": texts})
+
+    def _image_vectors(self, keys: Sequence[str]) -> npt.NDArray[np.float32]:
+        return mean_patches(self.patches.read(keys, "patches")[:, self.encoder.num_prefix :])
+
+
+def _blocks(
     items: pl.DataFrame,
-    patch_keys: Sequence[Sequence[str]],
-    patches: ArrayStore,
-    keys_of_texts: Sequence[Sequence[str]],
-    texts: ArrayStore,
-    *,
-    num_prefix: int,
-) -> None:
-    """item_features.parquet, block by block, so that memory does not grow with the catalogue.
-
-    Args:
-        patch_keys, keys_of_texts: those of each item; the vectors of several are averaged.
-    """
-
-    def image_vectors(keys: Sequence[str]) -> npt.NDArray[np.float32]:
-        return mean_patches(patches.read(keys, "patches")[:, num_prefix:])
-
-    empty = pl.DataFrame(schema=features(patches.fields["patches"][1], texts.fields["vector"][0]))
-    schema = empty.to_arrow(compat_level=pl.CompatLevel.oldest()).schema
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for start in range(0, items.height, BLOCK):
-            rows = slice(start, start + BLOCK)
-            columns = [items[name][rows].to_arrow() for name in (ITEM_INDEX, ITEM_ID)]
-            columns.append(_column(patch_keys[rows], schema, 2, image_vectors))
-            columns.append(_column(keys_of_texts[rows], schema, 3, lambda keys: texts.read(keys, "vector")))
-            writer.write_table(pa.table(columns, names=schema.names).cast(schema))
-
-
-def _column(
-    keys: Sequence[Sequence[str]],
-    schema: pa.Schema,
-    place: int,
-    read: Callable[[list[str]], npt.NDArray[np.floating[Any]]],
-) -> pa.Array:
-    """One block of a column of vectors, each the mean over its keys; null where there is no key."""
-    width = schema.field(place).type.list_size
-    counts = np.array([len(several) for several in keys])
-    has = counts > 0
-    values = np.zeros((len(keys), width), dtype=np.float32)
-    if has.any():
-        flat = [key for several in keys for key in several]
-        found = np.concatenate([read(flat[start : start + BLOCK]) for start in range(0, len(flat), BLOCK)])
-        starts = np.cumsum(counts[has]) - counts[has]
-        values[has] = np.add.reduceat(found.astype(np.float32), starts) / counts[has, None].astype(np.float32)
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width, mask=pa.array(~has))
+    before: EarlierVectors | None,
+    made: Callable[[pl.DataFrame], pl.DataFrame],
+    schema: pl.Schema,
+) -> Iterator[pl.DataFrame]:
+    """item_features.parquet, block by block, so that memory does not grow with the catalogue."""
+    for block in blocks(items.height):
+        old = items[block].filter(pl.col(ROW).is_not_null())
+        new = items[block].filter(pl.col(ROW).is_null())
+        parts = [new.select(ITEM_INDEX, ITEM_ID).hstack(made(new))]
+        if before is not None and old.height:
+            parts.append(old.select(ITEM_INDEX, ITEM_ID).hstack(before.take(old[ROW])))
+        yield pl.concat([part.cast(schema) for part in parts]).sort(ITEM_INDEX)

@@ -56,7 +56,7 @@ def run(bench: Any, given: dict[str, Path], **options: Any) -> tuple[bytes, dict
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.patches.SHARD", 8)
-    monkeypatch.setattr("pipeline.stages.encode.BLOCK", 6)
+    monkeypatch.setattr("pipeline.item_vectors.BLOCK", 6)
 
 
 def test_vectors_are_the_mean_of_the_patches_and_the_text(shop: Any) -> None:
