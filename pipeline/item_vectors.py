@@ -14,14 +14,13 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow.parquet as pq
 
-from reveal_core.schema import ITEM_ID, ITEM_INDEX
+from reveal_core.schema import ITEM_ID
 
 #: Items, and images, whose patches are in memory at once when the vectors are written.
 BLOCK = 1024
 #: An earlier result is written in blocks too: from so many of them a block takes items over, at most.
 _MOST_GROUPS = 4
 
-VECTORS = ("image_vector", "text_vector")
 #: The vectors of keys in the cache.
 Read = Callable[[list[str]], npt.NDArray[np.floating[Any]]]
 
@@ -57,18 +56,19 @@ class EarlierVectors:
         self._sizes_G = np.array([facts.row_group(group).num_rows for group in range(facts.num_row_groups)], np.int64)
         self._ends_G = np.cumsum(self._sizes_G)
 
-    def rows(self, items: pl.DataFrame, before: pl.DataFrame) -> pl.Series:
-        """Of each item the row to take over; null where it is made of other things now.
+    def rows(self, items: pl.DataFrame, before: pl.DataFrame, made_of: Sequence[str]) -> pl.Series:
+        """Of each item the row whose vector may be taken over; null where it is made of other things now.
 
         Args:
-            items: ids, and in the other columns all that an item's vectors are made of.
-            before: the same of what the earlier result was made from, in the order of its rows.
+            before: the items of the earlier result, in the order of its rows.
+            made_of: the columns of both in which all stands that a vector is made of.
         """
-        made_of = [name for name in items.columns if name not in (ITEM_INDEX, ITEM_ID)]
-        numbered = before.drop(ITEM_INDEX).with_columns(pl.int_range(pl.len()).alias("row"))
-        both = items.join(numbered, on=ITEM_ID, how="left", suffix=" before", maintain_order="left")
+        numbered = before.select(ITEM_ID, *made_of).with_columns(pl.int_range(pl.len()).alias("row"))
+        both = items.select(ITEM_ID, *made_of).join(
+            numbered, on=ITEM_ID, how="left", suffix=" before", maintain_order="left"
+        )
         same = [pl.col(name).eq_missing(pl.col(f"{name} before")) for name in made_of]
-        rows = both.select(pl.when(pl.all_horizontal(same)).then("row").fill_null(-1)).to_series().to_numpy().copy()
+        rows = both.select(pl.when(*same).then("row").fill_null(-1)).to_series().to_numpy().copy()
         groups = np.where(rows < 0, -1, self._groups(rows))
         for block in blocks(len(rows)):
             if len(np.unique(groups[block])) > _MOST_GROUPS:
@@ -76,17 +76,14 @@ class EarlierVectors:
         found: pl.Series = pl.Series(rows).replace(-1, None)
         return found
 
-    def take(self, rows: pl.Series) -> pl.DataFrame:
+    def take(self, rows: pl.Series, column: str) -> pl.Series:
         """The vectors of rows that lie in a few blocks."""
         rows_B = rows.to_numpy()
         groups_B = self._groups(rows_B)
         read_R, place_B = np.unique(groups_B, return_inverse=True)
-        table = pl.from_arrow(self._file.read_row_groups(read_R.tolist(), columns=list(VECTORS)))
-        assert isinstance(table, pl.DataFrame)
-        sizes_R = self._sizes_G[read_R]
-        moved_R = np.cumsum(sizes_R) - self._ends_G[read_R]
-        taken: pl.DataFrame = table[rows_B + moved_R[place_B]]
-        return taken
+        values = pl.Series(self._file.read_row_groups(read_R.tolist(), columns=[column])[column])
+        moved_R = np.cumsum(self._sizes_G[read_R]) - self._ends_G[read_R]
+        return values.gather(rows_B + moved_R[place_B])
 
     def _groups(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         return np.searchsorted(self._ends_G, rows, side="right")

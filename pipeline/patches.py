@@ -98,15 +98,16 @@ def _prompted(sha256: str, prompt: str) -> str:
     return hashlib.sha256(digests).hexdigest() if prompt else sha256
 
 
-def keys_by_item(images: pl.DataFrame) -> list[list[str]]:
+def keys_by_item(images: pl.DataFrame) -> pl.Series:
     """The cache's keys of each item's images, from :func:`read_images`; those that are used, in their order."""
-    used = pl.col(KEY).filter("used")
-    return images.group_by(ITEM_INDEX, maintain_order=True).agg(used)[KEY].to_list()
+    used = images.filter("used").group_by(ITEM_INDEX, maintain_order=True).agg(KEY)
+    items = images.select(ITEM_INDEX).unique(maintain_order=True)
+    return items.join(used, on=ITEM_INDEX, how="left", maintain_order="left")[KEY].fill_null([])
 
 
 def image_keys(images: pl.DataFrame) -> list[str | None]:
     """The cache's key of each item's image, the first one of several; None where there is no usable image."""
-    return [keys[0] if keys else None for keys in keys_by_item(images)]
+    return [keys[0] if keys else None for keys in keys_by_item(images).to_list()]
 
 
 def image_files(images: pl.DataFrame, folder: str | None, cache_dir: Path) -> list[ImageFile]:

@@ -1,8 +1,8 @@
 """The patch cache: arrays of fixed shape by the digest of what they were computed from, in Arrow IPC shards.
 
 A shard is written once and never changed, so a kill loses at most the shard in flight, and readers map the files
-without copying. The shards are their own index: opening a store reads their keys and nothing else. Each carries the
-checksum of its arrays, which is looked at once, before the first of its keys counts as present.
+without copying. The shards are their own index: the first question to a store reads their keys and nothing else. Each
+carries the checksum of its arrays, which is looked at once, before the first of its keys counts as present.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count, repeat
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +26,7 @@ from reveal_core.disk import atomic_path
 Halves = npt.NDArray[np.float16]
 
 _KEY = "key"
+_KEY_BYTES = 32
 _CHECKSUM = b"crc32"
 _SUFFIX = ".arrow"
 _log = logging.getLogger("reveal")
@@ -42,11 +44,16 @@ class ArrayStore:
     def __init__(self, root: Path, fingerprint: Mapping[str, object], fields: Mapping[str, tuple[int, ...]]) -> None:
         self.folder = root / digest_json(fingerprint)[:16]
         self.fields = dict(fields)
-        self._places: dict[str, tuple[_Shard, int]] = {}
         if not (self.folder / "fingerprint.json").exists():
             write_json(self.folder / "fingerprint.json", fingerprint)
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[_Shard, int]]:
+        """The shard and the row of each key; read when somebody asks for one."""
+        places: dict[str, tuple[_Shard, int]] = {}
         for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
-            self._open(path)
+            places.update(self._open(path))
+        return places
 
     def __len__(self) -> int:
         return len(self._places)
@@ -54,6 +61,8 @@ class ArrayStore:
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Those of ``keys`` that are not here whole, each once, in their order."""
         wanted = list(dict.fromkeys(keys))
+        if not wanted:
+            return []
         for shard in {id(self._places[key][0]): self._places[key][0] for key in wanted if key in self._places}.values():
             if not shard.intact:
                 self._set_aside(shard.path, "its checksum is wrong")
@@ -66,7 +75,7 @@ class ArrayStore:
         Raises:
             ValueError: when an array has another shape than the store, or a value is not finite.
         """
-        columns = [pa.array([bytes.fromhex(key) for key in keys], pa.binary(32))]
+        columns = [pa.array([bytes.fromhex(key) for key in keys], pa.binary(_KEY_BYTES))]
         for name, shape in self.fields.items():
             array = np.ascontiguousarray(arrays[name], dtype=np.float16)
             if array.shape != (len(keys), *shape):
@@ -79,7 +88,7 @@ class ArrayStore:
         path = self.folder / f"{digest_json(list(keys))[:32]}{_SUFFIX}"
         with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), batch.schema) as writer:
             writer.write_batch(batch)
-        self._open(path)
+        self._places.update(self._open(path))
 
     def read(self, keys: Sequence[str], field: str) -> Halves:
         """(len(keys), *shape), copied out of the mapped shards.
@@ -93,13 +102,13 @@ class ArrayStore:
             out[row] = shard.columns[field][place]
         return out
 
-    def _open(self, path: Path) -> None:
+    def _open(self, path: Path) -> Iterable[tuple[str, tuple[_Shard, int]]]:
         try:
             shard = _opened(path, self.fields)
         except DamagedShardError as error:
             self._set_aside(path, str(error))
-            return
-        self._places.update({key: (shard, row) for row, key in enumerate(shard.keys)})
+            return ()
+        return zip(shard.keys, zip(repeat(shard), count()), strict=False)
 
     def _set_aside(self, path: Path, why: str) -> None:
         aside = path.with_suffix(".damaged")
@@ -135,21 +144,30 @@ def _opened(path: Path, fields: Mapping[str, tuple[int, ...]] | None = None) -> 
         OSError: the system refused, which says nothing about the file.
     """
     try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        names = list(fields or table.column_names[1:])
-        columns = {name: _mapped(table, name, fields[name] if fields else (-1,)) for name in names}
-        keys = [value.hex() for value in table[_KEY].to_pylist()]
-        return _Shard(path, keys, columns, int(table.schema.metadata[_CHECKSUM]))
+        batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+        names = list(fields or batch.schema.names[1:])
+        columns = {name: _mapped(batch, name, fields[name] if fields else (-1,)) for name in names}
+        return _Shard(path, _keys(batch), columns, int(batch.schema.metadata[_CHECKSUM]))
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
         raise DamagedShardError(str(error).splitlines()[0]) from None
 
 
-def _mapped(table: pa.Table, name: str, shape: tuple[int, ...]) -> Halves:
-    values: Halves = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=True)
-    mapped: Halves = values.reshape(table.num_rows, *shape)
+def _mapped(batch: pa.RecordBatch, name: str, shape: tuple[int, ...]) -> Halves:
+    values: Halves = batch.column(name).flatten().to_numpy(zero_copy_only=True)
+    mapped: Halves = values.reshape(batch.num_rows, *shape)
     return mapped
+
+
+def _keys(batch: pa.RecordBatch) -> list[str]:
+    """In hex; all at once, as a cache of a million images is opened in a second then."""
+    column = batch.column(_KEY)
+    if column.type != pa.binary(_KEY_BYTES) or column.offset:
+        raise ValueError("its keys are none")
+    text = column.buffers()[1].to_pybytes().hex()
+    width = 2 * _KEY_BYTES
+    return [text[start : start + width] for start in range(0, width * batch.num_rows, width)]
 
 
 def damaged_shards(root: Path) -> list[Path]:

@@ -26,8 +26,7 @@ from reveal_core.schema import ITEM_ID, ITEM_INDEX, features
 from reveal_core.texts import TEXT_FIELDS, item_text
 
 FEATURES = "item_features.parquet"
-#: Of an item: where an earlier result has it, made of the same things.
-ROW = "row"
+IMAGE, TEXT = "image_vector", "text_vector"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,27 +55,25 @@ class Encode(Stage):
 
     def left_to_do(self, inputs: Mapping[str, Path], cache_dir: Path, earlier: Earlier | None) -> str:
         encoder = self.encoder.build(self.tail_blocks)
-        items, _ = _compared(_made_of(inputs, read_images(inputs, encoder)), earlier, encoder)
-        todo = items.filter(pl.col(ROW).is_null())
-        images = [key for keys in todo[KEY] for key in keys]
-        texts = [key for key in text_keys(_texts(todo, encoder)) if key is not None]
-        new_images = len(open_patches(encoder, cache_dir).missing(images)) if images else 0
-        new_texts = len(open_vectors(encoder, cache_dir).missing(texts)) if texts else 0
+        items = _Items.of(_made_of(inputs, read_images(inputs, encoder)), earlier, encoder)
+        images = [key for keys in items.to_make(IMAGE)[KEY] for key in keys]
+        texts = [key for key in text_keys(_texts(items.to_make(TEXT), encoder)) if key is not None]
+        new_images = len(open_patches(encoder, cache_dir).missing(images))
+        new_texts = len(open_vectors(encoder, cache_dir).missing(texts))
         return f"to encode: {new_images:,} images, {new_texts:,} texts"
 
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
         encoder, size = self.encoder.build(self.tail_blocks), self.encoder.batch_size
         images = read_images(inputs, encoder)
-        items, before = _compared(_made_of(inputs, images), work.earlier, encoder)
-        todo = items.filter(pl.col(ROW).is_null())
-        wanted = images.join(todo, on=ITEM_INDEX, how="semi", maintain_order="left")
+        items = _Items.of(_made_of(inputs, images), work.earlier, encoder)
+        wanted = images.join(items.to_make(IMAGE), on=ITEM_INDEX, how="semi", maintain_order="left")
         patches, encoded = filled_patches(
             encoder, wanted, work, folder=self.folder, batch_size=size, workers=self.workers
         )
-        vectors = filled_vectors(encoder, _texts(todo, encoder), work, size)
-        schema = pl.Schema(features(encoder.patch_dim, vectors.fields["vector"][0]))
-        made = _Made(encoder, patches, vectors)
-        write_blocks(work.out_dir / FEATURES, _blocks(items, before, made, schema), schema)
+        vectors = filled_vectors(encoder, _texts(items.to_make(TEXT), encoder), work, size)
+        schema = features(encoder.patch_dim, vectors.fields["vector"][0])
+        made = {IMAGE: _from_patches(encoder, patches), TEXT: _from_texts(encoder, vectors)}
+        write_blocks(work.out_dir / FEATURES, items.blocks(made, schema), schema)
         from_cache = images.filter("used")[KEY].n_unique() - encoded
         return {
             "encoded": encoded,
@@ -97,54 +94,71 @@ class Encode(Stage):
 def _made_of(inputs: Mapping[str, Path], images: pl.DataFrame) -> pl.DataFrame:
     """Of each item all that its vectors are made of: what is said of it, and the keys of its images."""
     items = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID, *TEXT_FIELDS])
-    return items.with_columns(pl.Series(KEY, keys_by_item(images), pl.List(pl.String)))
-
-
-def _compared(
-    items: pl.DataFrame, earlier: Earlier | None, encoder: Encoder
-) -> tuple[pl.DataFrame, EarlierVectors | None]:
-    """The items of :func:`_made_of` with their rows in an earlier result, and that."""
-    if earlier is None:
-        return items.with_columns(pl.lit(None, pl.Int64).alias(ROW)), None
-    before = EarlierVectors(earlier.result / FEATURES)
-    made_of = _made_of(earlier.inputs, read_images(earlier.inputs, encoder))
-    return items.with_columns(before.rows(items, made_of).alias(ROW)), before
+    return items.with_columns(keys_by_item(images))
 
 
 def _texts(items: pl.DataFrame, encoder: Encoder) -> list[str | None]:
     return [item_text(row) if encoder.text_dim else None for row in items.iter_rows(named=True)]
 
 
+#: A column of vectors for some items.
+Make = Callable[[pl.DataFrame], pl.Series]
+
+
+def _from_patches(encoder: Encoder, patches: ArrayStore) -> Make:
+    """The vectors of several images are averaged."""
+
+    def read(keys: Sequence[str]) -> npt.NDArray[np.float32]:
+        return mean_patches(patches.read(keys, "patches")[:, encoder.num_prefix :])
+
+    return lambda items: mean_column(items[KEY].to_list(), encoder.patch_dim, read)
+
+
+def _from_texts(encoder: Encoder, vectors: ArrayStore) -> Make:
+    def make(items: pl.DataFrame) -> pl.Series:
+        keys = [[] if key is None else [key] for key in text_keys(_texts(items, encoder))]
+        return mean_column(keys, vectors.fields["vector"][0], lambda some: vectors.read(some, "vector"))
+
+    return make
+
+
 @dataclass(frozen=True)
-class _Made:
-    """Vectors made of what is in the cache."""
+class _Items:
+    """Of each item what its vectors are made of, and, by column, the row of an earlier result that has the same."""
 
-    encoder: Encoder
-    patches: ArrayStore
-    texts: ArrayStore
+    items: pl.DataFrame
+    rows: Mapping[str, pl.Series]
+    earlier: EarlierVectors | None
 
-    def __call__(self, items: pl.DataFrame) -> pl.DataFrame:
-        """Of these items; the vectors of several images are averaged."""
-        keys_of_texts = [[] if key is None else [key] for key in text_keys(_texts(items, self.encoder))]
-        images = mean_column(items[KEY].to_list(), self.encoder.patch_dim, self._image_vectors)
-        texts = mean_column(keys_of_texts, self.texts.fields["vector"][0], lambda keys: self.texts.read(keys, "vector"))
-        return pl.DataFrame({"image_vector": images, "text_vector": texts})
+    @classmethod
+    def of(cls, items: pl.DataFrame, earlier: Earlier | None, encoder: Encoder) -> _Items:
+        """Those of :func:`_made_of`."""
+        if earlier is None:
+            none = pl.repeat(None, items.height, dtype=pl.Int64, eager=True)
+            return cls(items, {IMAGE: none, TEXT: none}, None)
+        vectors = EarlierVectors(earlier.result / FEATURES)
+        before = _made_of(earlier.inputs, read_images(earlier.inputs, encoder))
+        rows = {IMAGE: vectors.rows(items, before, [KEY]), TEXT: vectors.rows(items, before, TEXT_FIELDS)}
+        return cls(items, rows, vectors)
 
-    def _image_vectors(self, keys: Sequence[str]) -> npt.NDArray[np.float32]:
-        return mean_patches(self.patches.read(keys, "patches")[:, self.encoder.num_prefix :])
+    def to_make(self, column: str) -> pl.DataFrame:
+        return self.items.filter(self.rows[column].is_null())
 
+    def blocks(self, made: Mapping[str, Make], schema: Mapping[str, pl.DataType]) -> Iterator[pl.DataFrame]:
+        """item_features.parquet, block by block, so that memory does not grow with the catalogue."""
+        for block in blocks(self.items.height):
+            some = self.items[block]
+            columns = {name: self._column(some, name, block, make).cast(schema[name]) for name, make in made.items()}
+            yield some.select(ITEM_INDEX, ITEM_ID).with_columns(**columns)
 
-def _blocks(
-    items: pl.DataFrame,
-    before: EarlierVectors | None,
-    made: Callable[[pl.DataFrame], pl.DataFrame],
-    schema: pl.Schema,
-) -> Iterator[pl.DataFrame]:
-    """item_features.parquet, block by block, so that memory does not grow with the catalogue."""
-    for block in blocks(items.height):
-        old = items[block].filter(pl.col(ROW).is_not_null())
-        new = items[block].filter(pl.col(ROW).is_null())
-        parts = [new.select(ITEM_INDEX, ITEM_ID).hstack(made(new))]
-        if before is not None and old.height:
-            parts.append(old.select(ITEM_INDEX, ITEM_ID).hstack(before.take(old[ROW])))
-        yield pl.concat([part.cast(schema) for part in parts]).sort(ITEM_INDEX)
+    def _column(self, items: pl.DataFrame, name: str, block: slice, make: Make) -> pl.Series:
+        rows = self.rows[name][block]
+        if self.earlier is None or rows.null_count() == len(rows):
+            return make(items)
+        old = self.earlier.take(rows.drop_nulls(), name)
+        if not rows.null_count():
+            return old
+        new = make(items.filter(rows.is_null())).cast(old.dtype)
+        places = rows.is_null().arg_sort()  # first those that are taken over
+        both: pl.Series = pl.concat([old, new])
+        return both.gather(places.arg_sort())

@@ -174,7 +174,7 @@ def _table(items: pl.DataFrame, looked: pl.DataFrame, use: Use) -> pl.DataFrame:
     rows = items.join(rows, on=ITEM_INDEX, how="left", maintain_order="left_right")
     rows = rows.with_columns(
         pl.col("status").fill_null("missing"),
-        pl.int_range(pl.len()).over(ITEM_INDEX).cast(IMAGES["place"]).alias("place"),
+        _place().cast(IMAGES["place"]).alias("place"),
     )
     return rows.with_columns(_used(use).alias("used")).select(IMAGES.keys())
 
@@ -185,7 +185,13 @@ def _used(use: Use) -> pl.Expr:
         pixels = pl.when(usable).then(pl.col("width").cast(pl.Int64) * pl.col("height"))
         return usable & (pixels.rank("ordinal", descending=True).over(ITEM_INDEX) == 1)
     # Of the rows that are not usable most have no digest.
-    return usable & pl.struct(usable, "sha256").is_first_distinct().over(ITEM_INDEX)
+    return usable & pl.struct(ITEM_INDEX, usable.alias("usable"), "sha256").is_first_distinct()
+
+
+def _place() -> pl.Expr:
+    """From 0 for each item; its rows stand together."""
+    row, item = pl.int_range(pl.len()), pl.col(ITEM_INDEX)
+    return row - pl.when(item.ne_missing(item.shift())).then(row).forward_fill()
 
 
 def _report(table: pl.DataFrame, warnings: list[str]) -> Report:
