@@ -10,10 +10,10 @@ from __future__ import annotations
 import logging
 import math
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count, repeat
 from pathlib import Path
 
 import numpy as np
@@ -44,16 +44,23 @@ class ArrayStore:
     def __init__(self, root: Path, fingerprint: Mapping[str, object], fields: Mapping[str, tuple[int, ...]]) -> None:
         self.folder = root / digest_json(fingerprint)[:16]
         self.fields = dict(fields)
+        self._shards: list[_Shard] = []
+        self._starts: list[int] = []  # the place of each shard's first row
         if not (self.folder / "fingerprint.json").exists():
             write_json(self.folder / "fingerprint.json", fingerprint)
 
     @cached_property
-    def _places(self) -> dict[str, tuple[_Shard, int]]:
-        """The shard and the row of each key; read when somebody asks for one."""
-        places: dict[str, tuple[_Shard, int]] = {}
+    def _places(self) -> dict[str, int]:
+        """Where each key is: a number that :meth:`_at` reads; made when somebody asks for a key."""
+        places: dict[str, int] = {}
         for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
             places.update(self._open(path))
         return places
+
+    def _at(self, place: int) -> tuple[_Shard, int]:
+        """The shard and the row in it."""
+        number = bisect_right(self._starts, place) - 1
+        return self._shards[number], place - self._starts[number]
 
     def __len__(self) -> int:
         return len(self._places)
@@ -63,10 +70,13 @@ class ArrayStore:
         wanted = list(dict.fromkeys(keys))
         if not wanted:
             return []
-        for shard in {id(self._places[key][0]): self._places[key][0] for key in wanted if key in self._places}.values():
+        shards = (self._at(self._places[key])[0] for key in wanted if key in self._places)
+        for shard in {id(shard): shard for shard in shards}.values():
             if not shard.intact:
                 self._set_aside(shard.path, "its checksum is wrong")
-                self._places = {key: place for key, place in self._places.items() if place[0] is not shard}
+                for key in shard.keys:
+                    if key in self._places and self._at(self._places[key])[0] is shard:
+                        del self._places[key]
         return [key for key in wanted if key not in self._places]
 
     def write(self, keys: Sequence[str], arrays: Mapping[str, Halves]) -> None:
@@ -75,6 +85,7 @@ class ArrayStore:
         Raises:
             ValueError: when an array has another shape than the store, or a value is not finite.
         """
+        places = self._places  # of the files that are there without this one
         columns = [pa.array([bytes.fromhex(key) for key in keys], pa.binary(_KEY_BYTES))]
         for name, shape in self.fields.items():
             array = np.ascontiguousarray(arrays[name], dtype=np.float16)
@@ -88,7 +99,7 @@ class ArrayStore:
         path = self.folder / f"{digest_json(list(keys))[:32]}{_SUFFIX}"
         with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), batch.schema) as writer:
             writer.write_batch(batch)
-        self._places.update(self._open(path))
+        places.update(self._open(path))
 
     def read(self, keys: Sequence[str], field: str) -> Halves:
         """(len(keys), *shape), copied out of the mapped shards.
@@ -98,17 +109,21 @@ class ArrayStore:
         """
         out = np.empty((len(keys), *self.fields[field]), dtype=np.float16)
         for row, key in enumerate(keys):
-            shard, place = self._places[key]
+            shard, place = self._at(self._places[key])
             out[row] = shard.columns[field][place]
         return out
 
-    def _open(self, path: Path) -> Iterable[tuple[str, tuple[_Shard, int]]]:
+    def _open(self, path: Path) -> Iterable[tuple[str, int]]:
+        """The places of its keys; of none, when it is damaged."""
         try:
             shard = _opened(path, self.fields)
         except DamagedShardError as error:
             self._set_aside(path, str(error))
             return ()
-        return zip(shard.keys, zip(repeat(shard), count()), strict=False)
+        start = self._starts[-1] + len(self._shards[-1].keys) if self._shards else 0
+        self._shards.append(shard)
+        self._starts.append(start)
+        return zip(shard.keys, range(start, start + len(shard.keys)), strict=True)
 
     def _set_aside(self, path: Path, why: str) -> None:
         aside = path.with_suffix(".damaged")
