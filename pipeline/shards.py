@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,6 +23,7 @@ import pyarrow as pa
 
 from pipeline.files import digest_json, write_json
 from reveal_core.disk import atomic_path
+from reveal_core.errors import UserError
 
 Halves = npt.NDArray[np.float16]
 
@@ -29,6 +31,8 @@ _KEY = "key"
 _KEY_BYTES = 32
 _CHECKSUM = b"crc32"
 _SUFFIX = ".arrow"
+#: Seconds after which what another machine has written is here, at most, and between two looks.
+_APPEARS, _LOOK = 60.0, 0.5
 _log = logging.getLogger("reveal")
 
 
@@ -80,26 +84,31 @@ class ArrayStore:
         return [key for key in wanted if key not in self._places]
 
     def write(self, keys: Sequence[str], arrays: Mapping[str, Halves]) -> None:
-        """Add one shard: for each field (len(keys), *shape). Durable when this returns.
+        """:func:`write_shard` to this store."""
+        places = self._places  # of the files that are there without this one
+        places.update(self._open(write_shard(self.folder, self.fields, keys, arrays)))
+
+    def admit(self, keys: Sequence[str]) -> None:
+        """Take in a shard of these keys that another process has written.
 
         Raises:
-            ValueError: when an array has another shape than the store, or a value is not finite.
+            UserError: it is not here.
         """
-        places = self._places  # of the files that are there without this one
-        columns = [pa.array([bytes.fromhex(key) for key in keys], pa.binary(_KEY_BYTES))]
-        for name, shape in self.fields.items():
-            array = np.ascontiguousarray(arrays[name], dtype=np.float16)
-            if array.shape != (len(keys), *shape):
-                raise ValueError(f"{name}: shape {array.shape}, not {(len(keys), *shape)}")
-            if not np.isfinite(array).all():
-                raise ValueError(f"{name}: a value does not fit into float16")
-            columns.append(pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), math.prod(shape)))
-        batch = pa.RecordBatch.from_arrays(columns, [_KEY, *self.fields])
-        batch = batch.replace_schema_metadata({_CHECKSUM: str(_checksum(arrays[name] for name in self.fields))})
-        path = self.folder / f"{digest_json(list(keys))[:32]}{_SUFFIX}"
-        with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), batch.schema) as writer:
-            writer.write_batch(batch)
-        places.update(self._open(path))
+        path = self.folder / _name(keys)
+        waited = 0.0
+        while not path.exists():  # a network's file system may take its time
+            if waited >= _APPEARS:
+                mend = "mount the work folder under the same path on every machine"
+                raise UserError("a worker wrote it, but it is not here", where=str(path), mend=mend)
+            list(self.folder.iterdir())
+            time.sleep(_LOOK)
+            waited += _LOOK
+        self._places.update(self._open(path))
+
+    def sweep(self) -> None:
+        """Remove what processes that were killed were writing; nobody else may be writing now."""
+        for left in self.folder.glob(f".*{_SUFFIX}.*.tmp"):
+            left.unlink(missing_ok=True)
 
     def read(self, keys: Sequence[str], field: str) -> Halves:
         """(len(keys), *shape), copied out of the mapped shards.
@@ -129,6 +138,34 @@ class ArrayStore:
         aside = path.with_suffix(".damaged")
         path.replace(aside)
         _log.warning("%s is damaged and was set aside as %s: %s", path, aside.name, why)
+
+
+def write_shard(
+    folder: Path, fields: Mapping[str, tuple[int, ...]], keys: Sequence[str], arrays: Mapping[str, Halves]
+) -> Path:
+    """Write one shard: for each field (len(keys), *shape). Durable when this returns.
+
+    Raises:
+        ValueError: when an array has another shape than the store, or a value is not finite.
+    """
+    columns = [pa.array([bytes.fromhex(key) for key in keys], pa.binary(_KEY_BYTES))]
+    for name, shape in fields.items():
+        array = np.ascontiguousarray(arrays[name], dtype=np.float16)
+        if array.shape != (len(keys), *shape):
+            raise ValueError(f"{name}: shape {array.shape}, not {(len(keys), *shape)}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name}: a value does not fit into float16")
+        columns.append(pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), math.prod(shape)))
+    batch = pa.RecordBatch.from_arrays(columns, [_KEY, *fields])
+    batch = batch.replace_schema_metadata({_CHECKSUM: str(_checksum(arrays[name] for name in fields))})
+    path = folder / _name(keys)
+    with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), batch.schema) as writer:
+        writer.write_batch(batch)
+    return path
+
+
+def _name(keys: Sequence[str]) -> str:
+    return f"{digest_json(list(keys))[:32]}{_SUFFIX}"
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from pipeline.executors.dask import Dask
 from pipeline.files import FileDigests, write_blocks
 from pipeline.item_vectors import EarlierVectors, blocks, mean_column
 from pipeline.patches import KEY, filled_patches, keys_by_item, open_patches, read_images, weights_digests
+from pipeline.remote import RemoteEncoder
 from pipeline.shards import ArrayStore
 from pipeline.stage import Earlier, Report, Stage, Workspace
 from pipeline.text_cache import filled_vectors, open_vectors, text_keys
@@ -45,6 +47,9 @@ class Encode(Stage):
     folder: str | None = runtime(None)
     """What the images' paths are relative to; None = the downloaded files. The digests of the images count."""
     workers: int = runtime(1)
+    """Processes that decode for the model in this one; 0 = this one."""
+    cluster: Dask | None = runtime(None)
+    """Whose workers encode instead, each with a model of its own."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -52,6 +57,10 @@ class Encode(Stage):
 
     def external(self, digests: FileDigests) -> dict[str, str]:
         return weights_digests(self.encoder, digests)
+
+    def check(self) -> None:
+        if self.cluster is not None:
+            self.cluster.check()
 
     def left_to_do(self, inputs: Mapping[str, Path], cache_dir: Path, earlier: Earlier | None) -> str:
         encoder = self.encoder.build(self.tail_blocks)
@@ -67,10 +76,11 @@ class Encode(Stage):
         images = read_images(inputs, encoder)
         items = _Items.of(_made_of(inputs, images), work.earlier, encoder)
         wanted = images.join(items.to_make(IMAGE), on=ITEM_INDEX, how="semi", maintain_order="left")
+        remote = None if self.cluster is None else RemoteEncoder(self.cluster, self.encoder, encoder.tail_blocks)
         patches, encoded = filled_patches(
-            encoder, wanted, work, folder=self.folder, batch_size=size, workers=self.workers
+            encoder, wanted, work, folder=self.folder, batch_size=size, workers=self.workers, remote=remote
         )
-        vectors = filled_vectors(encoder, _texts(items.to_make(TEXT), encoder), work, size)
+        vectors = filled_vectors(encoder, _texts(items.to_make(TEXT), encoder), work, size, remote)
         schema = features(encoder.patch_dim, vectors.fields["vector"][0])
         made = {IMAGE: _from_patches(encoder, patches), TEXT: _from_texts(encoder, vectors)}
         write_blocks(work.out_dir / FEATURES, items.blocks(made, schema), schema)

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import ClassVar
 
 import polars as pl
 
 from pipeline.changes import row_changes
+from pipeline.executors import ExecutorConfig
+from pipeline.executors.local import Local
 from pipeline.files import FileDigests, file_stamp
 from pipeline.sources import ImageSourceConfig
 from pipeline.sources.base import Found, Use, Wanted, candidates, image_part, images_base
 from pipeline.stage import Report, Stage, Workspace
 from reveal_core.config import runtime
 from reveal_core.disk import atomic_path
+from reveal_core.errors import UserError
 from reveal_core.images import FilePart, ImageCheck, ImageLimits, check_parts
 from reveal_core.schema import IMAGE_STATUSES, IMAGES, ITEM_ID, ITEM_INDEX
 
@@ -55,7 +57,7 @@ class Images(Stage):
     most pixels, ``all`` takes all that are usable, each different one once."""
     folder: str | None = runtime(None)
     """What the paths are relative to; None = the downloaded files in the work folder."""
-    workers: int = runtime(1)
+    executor: ExecutorConfig = runtime(Local(workers=1))
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -68,6 +70,7 @@ class Images(Stage):
     def check(self) -> None:
         if self.source is not None:
             self.source.check()
+            self.executor.check()
 
     def external(self, digests: FileDigests) -> dict[str, str]:
         return {} if self.source is None else self.source.external(self._folder, digests)
@@ -122,21 +125,31 @@ class Images(Stage):
         starts = range(0, len(parts), _CHUNK)
         facts: list[str] = []
         with work.progress.track("images", len(parts)) as advance:
-            for start, found in zip(starts, self._check([parts[at : at + _CHUNK] for at in starts]), strict=True):
+            for start, found in zip(starts, self._check([parts[at : at + _CHUNK] for at in starts], work), strict=True):
                 facts += [json.dumps(asdict(check)) for check in found]
                 here = slice(start, start + _CHUNK)
                 work.digests.remember(kind, [(*name, f) for name, f in zip(names[here], facts[here], strict=True)])
                 advance(len(found))
         return todo.with_columns(pl.Series("fact", facts, pl.String))
 
-    def _check(self, chunks: Sequence[Sequence[FilePart]]) -> Iterator[list[ImageCheck]]:
-        limits = [self.limits] * len(chunks)
-        if self.workers == 1 or sum(map(len, chunks)) < _WORTH_WORKERS:
-            yield from map(check_parts, chunks, limits)
+    def _check(self, chunks: Sequence[Sequence[FilePart]], work: Workspace) -> Iterator[list[ImageCheck]]:
+        check = partial(check_parts, limits=self.limits)
+        if sum(map(len, chunks)) < _WORTH_WORKERS:
+            yield from map(check, chunks)
             return
-        # Forking a process whose threads (polars) hold locks may deadlock.
-        with ProcessPoolExecutor(self.workers, mp_context=get_context("spawn")) as pool:
-            yield from pool.map(check_parts, chunks, limits)
+        with self.executor.open(work.cache_dir, work.progress.log) as executor:
+            for chunk, found in zip(chunks, executor.map(check, chunks), strict=True):
+                if self.executor.remote:
+                    _check_seen(chunk, found)
+                yield found
+
+
+def _check_seen(parts: Sequence[FilePart], found: Sequence[ImageCheck]) -> None:
+    """A worker that has no such file may be one that has no such folder."""
+    for part, check in zip(parts, found, strict=True):
+        if check.status == "missing" and _stamp(part.path) is not None:
+            mend = "mount the images under the same path on every machine"
+            raise UserError("a worker cannot see this file", where=part.path, mend=mend)
 
 
 def _named(rows: pl.DataFrame, base: str) -> pl.DataFrame:

@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from pipeline.executors.local import Local
 from pipeline.sources.folder import Folder, listing
 from pipeline.stages.images import Images
 from reveal_core.errors import UserError
@@ -82,11 +83,11 @@ def test_workers_and_order_do_not_change_a_byte(
     ids = [f"i{number}" for number in range(10)]
     for number, item_id in enumerate(ids):
         (bench.images / f"{item_id}.jpg").write_bytes(jpeg(number)[: None if number % 4 else -50])
-    alone = run(bench, ids, workers=1)[2]
+    alone = run(bench, ids, executor=Local(workers=1))[2]
     monkeypatch.setattr(
         bench.digests, "recall_all", lambda kind, folder, recall=bench.digests.recall_all: recall("", folder)
     )
-    assert run(bench, ids, workers=2)[2] == alone
+    assert run(bench, ids, executor=Local(workers=2))[2] == alone
     assert bench.progress.done == {"images": 10}
 
 

@@ -1,0 +1,215 @@
+"""Work on a cluster that is in this process: what people are told, and that the artifacts are the same."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click.testing
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+import cli.main
+from pipeline import decoding, remote
+from pipeline.artifacts import ArtifactStore
+from pipeline.executors.dask import Dask
+from pipeline.files import FileDigests
+from pipeline.manifest import parse_manifest
+from pipeline.runner import Runner
+from pipeline.shards import ArrayStore
+from pipeline.stage import Workspace
+from pipeline.stages import plan
+from reveal_core.encoders.fake import Fake
+from reveal_core.errors import UserError
+from reveal_core.images import ImageCheck
+from tests import workers
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+@pytest.mark.parametrize("address", ["10.0.0.1:8786", "http://10.0.0.1:8786", "tcp://", "inproc://1", ""])
+def test_an_address_that_is_none_is_refused(address: str) -> None:
+    with pytest.raises(ValueError, match="tcp://host:port"):
+        Dask(address=address)
+
+
+def test_a_scheduler_that_does_not_answer_is_one_line_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "log.csv").write_text("user_id,item_id\n")
+    manifest = tmp_path / "a.yaml"
+    manifest.write_text(
+        f"name: a\ndata: {{adapter: {{kind: table, interactions: {{file: log.csv}}}}, root: {tmp_path}, "
+        "images: {folder: images}}\nencoder: {kind: fake}\n"
+        "executor: {kind: dask, address: 'tcp://127.0.0.1:1', connect_seconds: 0.2}\n"
+    )
+    work = tmp_path / "work"
+    arguments = ["extract", "--manifest", str(manifest), "--workdir", str(work)]
+    result = click.testing.CliRunner().invoke(cli.main.reveal, arguments)
+    assert isinstance(result.exception, UserError), "exit code 2"
+    line = str(result.exception)
+    assert line.startswith("executor.address: no scheduler answers at tcp://127.0.0.1:1")
+    assert "\n" not in line
+    assert not (work / "stages").exists()
+
+
+def test_a_worker_that_does_not_see_the_work_folder_is_one_line(dask: Dask, tmp_path: Path) -> None:
+    with dask.open(tmp_path / "cache", quiet) as executor:
+        (probe,) = (tmp_path / "cache").iterdir()
+        probe.unlink()
+        with pytest.raises(UserError, match=r"the worker at tcp://\S+ does not see the folder .*cache .*same path"):
+            list(executor.map(workers.square, range(3)))
+    with dask.open(tmp_path / "cache", quiet) as executor:
+        assert list(executor.map(workers.square, range(3))) == [0, 1, 4]
+    assert not list((tmp_path / "cache").iterdir()), "the probe is gone"
+
+
+def test_a_cluster_without_workers_is_waited_for_and_then_one_line(tmp_path: Path) -> None:
+    told: list[str] = []
+    with workers.cluster(n_workers=0) as empty:
+        settings = Dask(address=empty.scheduler_address, patience_seconds=0.1)
+        with (
+            settings.open(tmp_path, told.append) as executor,
+            pytest.raises(UserError, match=r"has no workers \(start some: dask worker tcp://"),
+        ):
+            list(executor.map(workers.square, range(3)))
+    assert told == [f"  waiting for workers of {settings.address}"]
+
+
+@pytest.mark.parametrize(("resources", "most"), [({"GPU": 1}, 1), ({}, 2)])
+def test_work_on_a_device_has_it_alone_where_there_is_one(tmp_path: Path, resources: dict[str, int], most: int) -> None:
+    workers.crowds.update(now=0, most=0)
+    with (
+        workers.cluster(resources=resources) as own,
+        Dask(address=own.scheduler_address).open(tmp_path, quiet) as executor,
+    ):
+        assert list(executor.map(workers.crowd, range(12), on_device=True)) == list(range(12))
+    assert workers.crowds["most"] <= most
+
+
+def test_a_worker_builds_one_model_whatever_its_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    built, build = [], Fake.build
+    monkeypatch.setattr(Fake, "build", lambda self, tail=0: (built.append(tail), build(self, tail))[1])
+    monkeypatch.setattr(remote, "_kept", {})
+    found: list[Any] = []
+    threads = [threading.Thread(target=lambda: found.append(remote._built(Fake(), 0))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert built == [0]
+    assert len({id(encoder) for encoder in found}) == 1
+    remote._built(Fake(), 1)
+    assert list(remote._kept) == [(Fake(), 1)], "another stage's model takes its place"
+
+
+def test_what_a_worker_wrote_elsewhere_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.shards._APPEARS", 0.0)
+    with pytest.raises(UserError, match="a worker wrote it, but it is not here"):
+        ArrayStore(tmp_path, {"model": "m"}, {"pooled": (3,)}).admit(["00" * 32])
+
+
+class Shop:
+    """A catalogue of 300 images, some of them the same, some broken, and runs over it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        rng = np.random.default_rng(0)
+        items = [f"i{number:03}" for number in range(300)]
+        (root / "shop/images").mkdir(parents=True)
+        for number, item in enumerate(items):
+            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+            path = root / f"shop/images/{item}.png"
+            Image.fromarray(pixels).save(path)
+            if number % 50 == 3:
+                path.write_bytes(path.read_bytes()[:40])
+        pl.DataFrame({"item_id": items, "title": items}).write_csv(root / "shop/items.csv")
+        users = [f"u{number % 30}" for number in range(300)]
+        times = range(1_600_000_000, 1_600_000_300)
+        pl.DataFrame({"user_id": users, "item_id": items, "timestamp": times}).write_csv(root / "shop/log.csv")
+
+    def run(self, name: str, executor: dict[str, Any], progress: Any) -> dict[str, bytes]:
+        """Every file that extraction leaves, without receipts: they hold times."""
+        adapter = {
+            "kind": "table",
+            "interactions": {"file": "log.csv", "timestamp": "timestamp"},
+            "items": {"file": "items.csv", "title": "title"},
+        }
+        images = {"folder": "images", "pattern": "{item_id}.png"}
+        data = {"adapter": adapter, "root": str(self.root / "shop"), "images": images}
+        document = {"name": "a", "data": data, "encoder": {"kind": "fake", "batch_size": 8}, "executor": executor}
+        work, manifest = self.root / name, parse_manifest(document, where="test")
+        store = ArtifactStore(work)
+        Runner("a", plan(manifest), store).run("encode", progress)
+        store.close()
+        files = [path for folder in ("stages", "cache") for path in (work / folder).rglob("*") if path.is_file()]
+        return {str(path.relative_to(work)): path.read_bytes() for path in files if path.name != "receipt.json"}
+
+
+class Counted:
+    """A progress that remembers what was announced and done."""
+
+    def __init__(self) -> None:
+        self.announced: dict[str, int] = {}
+        self.done: dict[str, int] = {}
+
+    def track(self, description: str, total: int) -> Any:
+        self.announced[description], self.done[description] = total, 0
+
+        def advance(count: int) -> None:
+            self.done[description] += count
+
+        return contextlib.nullcontext(advance)
+
+    def log(self, message: str) -> None:
+        pass
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
+    monkeypatch.setattr("pipeline.patches.SHARD", 64)
+    monkeypatch.setattr("pipeline.item_vectors.BLOCK", 100)
+    return Shop(tmp_path)
+
+
+def test_a_cluster_gives_the_same_artifacts_and_the_same_cache(shop: Shop, dask: Dask) -> None:
+    local = shop.run("local", {"kind": "local", "workers": 1}, Counted())
+    progress = Counted()
+    remotely = shop.run("dask", {"kind": "dask", "address": dask.address}, progress)
+    assert {name for name in remotely if remotely[name] != local.get(name)} == set()
+    assert set(remotely) == set(local)
+    assert len([name for name in local if name.endswith(".arrow")]) >= 10
+    assert progress.done == progress.announced == {"images": 300, "encode images": 294, "encode texts": 300}
+
+
+@pytest.mark.parametrize(("stage", "attribute"), [("images", "check_parts"), ("encode", "_bytes")])
+def test_a_worker_that_does_not_see_the_images_is_one_line(
+    shop: Shop, dask: Dask, stage: str, attribute: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The functions that the worker calls see nothing; those that this machine calls do."""
+    section = {"kind": "dask", "address": dask.address}
+    here = threading.get_ident()
+    if stage == "images":
+        monkeypatch.setattr(
+            "pipeline.stages.images.check_parts", lambda parts, limits: [ImageCheck("missing") for _ in parts]
+        )
+    else:
+        read: Callable[..., Any] = decoding._bytes
+        monkeypatch.setattr(decoding, "_bytes", lambda file: read(file) if threading.get_ident() == here else None)
+    with pytest.raises(UserError, match=r"i\d+\.png: a worker cannot (see|read) this file \(mount the images"):
+        shop.run("dask", section, Counted())
+
+
+def test_a_worker_with_another_encoder_is_one_line(dask: Dask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = Workspace(tmp_path, tmp_path, tmp_path / "cache", FileDigests(tmp_path / "d.sqlite"), Counted())
+    store = ArrayStore(tmp_path / "cache", {"model": "newer"}, {"vector": (16,)})
+    elsewhere = remote.RemoteEncoder(dask, Fake(), 0)
+    with pytest.raises(UserError, match="another encoder than this machine"):
+        elsewhere.fill(store, "text", dict, work, [remote.Job(["00" * 32], "text")], lambda count: None)
+    work.digests.close()
