@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click.testing
-import numpy as np
-import polars as pl
 import pytest
-from PIL import Image
 
 import cli.main
 from pipeline import decoding, remote
-from pipeline.artifacts import ArtifactStore
 from pipeline.executors.dask import Dask
 from pipeline.files import FileDigests
-from pipeline.manifest import parse_manifest
-from pipeline.runner import Runner
 from pipeline.shards import ArrayStore
 from pipeline.stage import Workspace
-from pipeline.stages import plan
 from reveal_core.encoders.fake import Fake
 from reveal_core.errors import UserError
 from reveal_core.images import ImageCheck
@@ -115,72 +107,9 @@ def test_what_a_worker_wrote_elsewhere_is_one_line(tmp_path: Path, monkeypatch: 
         ArrayStore(tmp_path, {"model": "m"}, {"pooled": (3,)}).admit(["00" * 32])
 
 
-class Shop:
-    """A catalogue of 300 images, some of them the same, some broken, and runs over it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        rng = np.random.default_rng(0)
-        items = [f"i{number:03}" for number in range(300)]
-        (root / "shop/images").mkdir(parents=True)
-        for number, item in enumerate(items):
-            pixels = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
-            path = root / f"shop/images/{item}.png"
-            Image.fromarray(pixels).save(path)
-            if number % 50 == 3:
-                path.write_bytes(path.read_bytes()[:40])
-        pl.DataFrame({"item_id": items, "title": items}).write_csv(root / "shop/items.csv")
-        users = [f"u{number % 30}" for number in range(300)]
-        times = range(1_600_000_000, 1_600_000_300)
-        pl.DataFrame({"user_id": users, "item_id": items, "timestamp": times}).write_csv(root / "shop/log.csv")
-
-    def run(self, name: str, executor: dict[str, Any], progress: Any) -> dict[str, bytes]:
-        """Every file that extraction leaves, without receipts: they hold times."""
-        adapter = {
-            "kind": "table",
-            "interactions": {"file": "log.csv", "timestamp": "timestamp"},
-            "items": {"file": "items.csv", "title": "title"},
-        }
-        images = {"folder": "images", "pattern": "{item_id}.png"}
-        data = {"adapter": adapter, "root": str(self.root / "shop"), "images": images}
-        document = {"name": "a", "data": data, "encoder": {"kind": "fake", "batch_size": 8}, "executor": executor}
-        work, manifest = self.root / name, parse_manifest(document, where="test")
-        store = ArtifactStore(work)
-        Runner("a", plan(manifest), store).run("encode", progress)
-        store.close()
-        files = [path for folder in ("stages", "cache") for path in (work / folder).rglob("*") if path.is_file()]
-        return {str(path.relative_to(work)): path.read_bytes() for path in files if path.name != "receipt.json"}
-
-
-class Counted:
-    """A progress that remembers what was announced and done."""
-
-    def __init__(self) -> None:
-        self.announced: dict[str, int] = {}
-        self.done: dict[str, int] = {}
-
-    def track(self, description: str, total: int) -> Any:
-        self.announced[description], self.done[description] = total, 0
-
-        def advance(count: int) -> None:
-            self.done[description] += count
-
-        return contextlib.nullcontext(advance)
-
-    def log(self, message: str) -> None:
-        pass
-
-
-@pytest.fixture
-def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
-    monkeypatch.setattr("pipeline.patches.SHARD", 64)
-    monkeypatch.setattr("pipeline.item_vectors.BLOCK", 100)
-    return Shop(tmp_path)
-
-
-def test_a_cluster_gives_the_same_artifacts_and_the_same_cache(shop: Shop, dask: Dask) -> None:
-    local = shop.run("local", {"kind": "local", "workers": 1}, Counted())
-    progress = Counted()
+def test_a_cluster_gives_the_same_artifacts_and_the_same_cache(shop: Any, dask: Dask, counted: Any) -> None:
+    local = shop.run("local", {"kind": "local", "workers": 1}, counted())
+    progress = counted()
     remotely = shop.run("dask", {"kind": "dask", "address": dask.address}, progress)
     assert {name for name in remotely if remotely[name] != local.get(name)} == set()
     assert set(remotely) == set(local)
@@ -190,7 +119,7 @@ def test_a_cluster_gives_the_same_artifacts_and_the_same_cache(shop: Shop, dask:
 
 @pytest.mark.parametrize(("stage", "attribute"), [("images", "check_parts"), ("encode", "_bytes")])
 def test_a_worker_that_does_not_see_the_images_is_one_line(
-    shop: Shop, dask: Dask, stage: str, attribute: str, monkeypatch: pytest.MonkeyPatch
+    shop: Any, dask: Dask, stage: str, attribute: str, counted: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The functions that the worker calls see nothing; those that this machine calls do."""
     section = {"kind": "dask", "address": dask.address}
@@ -203,11 +132,11 @@ def test_a_worker_that_does_not_see_the_images_is_one_line(
         read: Callable[..., Any] = decoding._bytes
         monkeypatch.setattr(decoding, "_bytes", lambda file: read(file) if threading.get_ident() == here else None)
     with pytest.raises(UserError, match=r"i\d+\.png: a worker cannot (see|read) this file \(mount the images"):
-        shop.run("dask", section, Counted())
+        shop.run("dask", section, counted())
 
 
-def test_a_worker_with_another_encoder_is_one_line(dask: Dask, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    work = Workspace(tmp_path, tmp_path, tmp_path / "cache", FileDigests(tmp_path / "d.sqlite"), Counted())
+def test_a_worker_with_another_encoder_is_one_line(dask: Dask, tmp_path: Path, counted: Any) -> None:
+    work = Workspace(tmp_path, tmp_path, tmp_path / "cache", FileDigests(tmp_path / "d.sqlite"), counted())
     store = ArrayStore(tmp_path / "cache", {"model": "newer"}, {"vector": (16,)})
     elsewhere = remote.RemoteEncoder(dask, Fake(), 0)
     with pytest.raises(UserError, match="another encoder than this machine"):
