@@ -61,7 +61,12 @@ class Dask(ExecutorSettings):
         return True
 
     def check(self) -> None:
-        self.connected(self.connect_seconds).close()
+        """A scheduler is asked for when there is work: the cluster may be gone once all is extracted."""
+        try:
+            import distributed  # noqa: F401
+        except ImportError:
+            mend = "pip install 'reveal-recsys[dask]'"
+            raise UserError("the package distributed is not installed", where="executor", mend=mend) from None
 
     @contextmanager
     def open(self, shared: Path, log: Callable[[str], None]) -> Iterator[Executor]:
@@ -69,9 +74,9 @@ class Dask(ExecutorSettings):
         for left in shared.glob(f"{_PROBE}*"):  # by a run that was killed
             left.unlink(missing_ok=True)
         probe = shared.absolute() / f"{_PROBE}{uuid.uuid4().hex}"
-        probe.touch()
         cluster = _Cluster(self, probe, log)
         try:
+            probe.touch()
             yield cluster
         finally:
             cluster.close()
@@ -81,13 +86,10 @@ class Dask(ExecutorSettings):
         """A client of the scheduler.
 
         Raises:
-            UserError: when it does not answer in time, or Dask's part for clusters is not installed.
+            UserError: when it does not answer in time.
         """
-        try:
-            from distributed import Client
-        except ImportError:
-            mend = "pip install 'reveal-recsys[dask]'"
-            raise UserError("the package distributed is not installed", where="executor", mend=mend) from None
+        from distributed import Client
+
         for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is said here, in one line
         try:
@@ -119,6 +121,7 @@ class _Cluster(Executor):
     ) -> Iterator[Result]:
         left = iter(batches)
         flying: deque[tuple[Callable[[], Result], Future]] = deque()
+        self._await_workers()
         wants = {GPU: 1} if on_device and self._has_gpu() else None
         try:
             while True:
@@ -194,6 +197,12 @@ class _Cluster(Executor):
         elif now - self._alone_since > self._settings.patience_seconds:
             mend = f"start some: dask worker {self._settings.address}"
             raise UserError(f"the cluster at {self._settings.address} has no workers", where=_WHERE, mend=mend)
+
+    def _await_workers(self) -> None:
+        self._look()
+        while self._alone_since is not None:
+            time.sleep(_LOOK / 4)
+            self._look()
 
     def _has_gpu(self) -> bool:
         return any(facts["resources"].get(GPU) for facts in self._workers().values())

@@ -49,7 +49,7 @@ class _Processes(Executor):
     def map(
         self, work: Callable[[Batch], Result], batches: Iterable[Batch], *, on_device: bool = False
     ) -> Iterator[Result]:
-        if self._workers == 1:
+        if self._workers <= 1:
             yield from map(work, batches)
             return
         # Forking a process whose threads (polars) hold locks may deadlock.

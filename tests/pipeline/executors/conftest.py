@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline.artifacts import ArtifactStore
 from pipeline.executors.dask import Dask
+from pipeline.executors.local import Local
 from pipeline.manifest import parse_manifest
 from pipeline.runner import Runner
 from pipeline.stages import plan
@@ -49,8 +50,8 @@ class Shop:
         times = range(1_600_000_000, 1_600_000_300)
         pl.DataFrame({"user_id": users, "item_id": items, "timestamp": times}).write_csv(root / "shop/log.csv")
 
-    def run(self, name: str, executor: dict[str, Any], progress: Any) -> dict[str, bytes]:
-        """Every file that extraction leaves, without receipts: they hold times."""
+    def document(self, executor: dict[str, Any]) -> dict[str, Any]:
+        """A manifest."""
         adapter = {
             "kind": "table",
             "interactions": {"file": "log.csv", "timestamp": "timestamp"},
@@ -58,11 +59,18 @@ class Shop:
         }
         images = {"folder": "images", "pattern": "{item_id}.png"}
         data = {"adapter": adapter, "root": str(self.root / "shop"), "images": images}
-        document = {"name": "a", "data": data, "encoder": {"kind": "fake", "batch_size": 8}, "executor": executor}
-        work, manifest = self.root / name, parse_manifest(document, where="test")
-        store = ArtifactStore(work)
-        Runner("a", plan(manifest), store).run("encode", progress)
-        store.close()
+        return {"name": "a", "data": data, "encoder": {"kind": "fake", "batch_size": 8}, "executor": executor}
+
+    def run(self, name: str, executor: dict[str, Any], progress: Any) -> dict[str, bytes]:
+        """Extract, and what that leaves."""
+        manifest = parse_manifest(self.document(executor), where="test")
+        with contextlib.closing(ArtifactStore(self.root / name)) as store:
+            Runner("a", plan(manifest), store).run("encode", progress)
+        return self.left(name)
+
+    def left(self, name: str) -> dict[str, bytes]:
+        """Every file of the results and of the cache, without receipts: they hold times."""
+        work = self.root / name
         files = [path for folder in ("stages", "cache") for path in (work / folder).rglob("*") if path.is_file()]
         return {str(path.relative_to(work)): path.read_bytes() for path in files if path.name != "receipt.json"}
 
@@ -90,6 +98,7 @@ class Counted:
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Shop:
     monkeypatch.setattr("pipeline.patches.SHARD", 64)
     monkeypatch.setattr("pipeline.item_vectors.BLOCK", 100)
+    monkeypatch.setattr(Local, "num_workers", 0)  # starting a process takes longer than all its work
     return Shop(tmp_path)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -32,23 +34,22 @@ def test_an_address_that_is_none_is_refused(address: str) -> None:
         Dask(address=address)
 
 
-def test_a_scheduler_that_does_not_answer_is_one_line_before_any_work(tmp_path: Path) -> None:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "log.csv").write_text("user_id,item_id\n")
-    manifest = tmp_path / "a.yaml"
-    manifest.write_text(
-        f"name: a\ndata: {{adapter: {{kind: table, interactions: {{file: log.csv}}}}, root: {tmp_path}, "
-        "images: {folder: images}}\nencoder: {kind: fake}\n"
-        "executor: {kind: dask, address: 'tcp://127.0.0.1:1', connect_seconds: 0.2}\n"
-    )
-    work = tmp_path / "work"
-    arguments = ["extract", "--manifest", str(manifest), "--workdir", str(work)]
+def test_a_scheduler_that_does_not_answer_is_one_line(shop: Any, counted: Any) -> None:
+    executor = {"kind": "dask", "address": "tcp://127.0.0.1:1", "connect_seconds": 0.2}
+    (shop.root / "a.yaml").write_text(json.dumps(shop.document(executor)))
+    arguments = ["extract", "--manifest", str(shop.root / "a.yaml"), "--workdir", str(shop.root / "work")]
     result = click.testing.CliRunner().invoke(cli.main.reveal, arguments)
     assert isinstance(result.exception, UserError), "exit code 2"
     line = str(result.exception)
     assert line.startswith("executor.address: no scheduler answers at tcp://127.0.0.1:1")
     assert "\n" not in line
-    assert not (work / "stages").exists()
+    assert not list((shop.root / "work").rglob(".probe*"))
+
+
+def test_the_package_is_asked_for_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UserError, match=r"distributed is not installed \(pip install 'reveal-recsys\[dask\]'\)"):
+        Dask(address="tcp://127.0.0.1:1").check()
 
 
 def test_a_worker_that_does_not_see_the_work_folder_is_one_line(dask: Dask, tmp_path: Path) -> None:
@@ -115,6 +116,8 @@ def test_a_cluster_gives_the_same_artifacts_and_the_same_cache(shop: Any, dask: 
     assert set(remotely) == set(local)
     assert len([name for name in local if name.endswith(".arrow")]) >= 10
     assert progress.done == progress.announced == {"images": 300, "encode images": 294, "encode texts": 300}
+    away = {"kind": "dask", "address": "tcp://127.0.0.1:1", "connect_seconds": 0.2}
+    assert shop.run("dask", away, counted()) == remotely, "what is extracted needs no cluster any more"
 
 
 @pytest.mark.parametrize(("stage", "attribute"), [("images", "check_parts"), ("encode", "_bytes")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -157,3 +158,31 @@ def kill_one(cluster: Any, choose: random.Random) -> None:
     alive = [nanny.pid for nanny in cluster.workers.values() if nanny.pid]
     with contextlib.suppress(ProcessLookupError):
         os.kill(choose.choice(alive), signal.SIGKILL)
+
+
+def test_a_run_that_is_killed_goes_on_where_it_was(
+    processes: Callable[..., Any], shop: Any, counted: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """With the same command, also while workers still have batches of the run before."""
+    monkeypatch.undo()  # a process of its own makes shards of its own size
+    local = shop.run("local", {"kind": "local", "workers": 1}, counted())
+    cluster, moments, kills, shards = processes(), random.Random(0), 0, set[tuple[str, int]]()
+    manifest = tmp_path / "a.yaml"
+    manifest.write_text(json.dumps(shop.document({"kind": "dask", "address": cluster.scheduler_address})))
+    command = [sys.executable, "-m", "cli.main", "extract", "--manifest", manifest, "--workdir", tmp_path / "dask"]
+    while True:
+        run = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+        try:
+            _, errors = run.communicate(timeout=moments.uniform(2, 8) if kills < 5 else None)
+        except subprocess.TimeoutExpired:
+            run.kill()
+            run.communicate()
+            kills += 1
+        there = {(path.name, path.stat().st_ino) for path in tmp_path.glob("dask/cache/*/*/*.arrow")}
+        assert shards <= there, "what was whole before a kill is not made again"
+        shards = there
+        if run.returncode == 0:
+            break
+        assert run.returncode == -signal.SIGKILL, errors
+    assert kills
+    assert shop.left("dask") == local
