@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import time
 import uuid
 from collections import deque
@@ -15,6 +16,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
 
 from pipeline.executors.base import Batch, Executor, ExecutorSettings, Result
 from reveal_core.config import runtime
@@ -46,8 +48,8 @@ class Dask(ExecutorSettings):
     """How long to wait for a scheduler that went away, and while there is no worker."""
 
     def __post_init__(self) -> None:
-        scheme, separator, place = self.address.partition("://")
-        if scheme not in ("tcp", "tls") or not separator or not place:
+        parts = urlsplit(self.address)
+        if parts.scheme not in ("tcp", "tls") or not parts.hostname or not parts.port or parts.path:
             raise ValueError("address must be of the form tcp://host:port or tls://host:port")
         if min(self.connect_seconds, self.patience_seconds) <= 0:
             raise ValueError("connect_seconds and patience_seconds must be positive")
@@ -93,11 +95,40 @@ class Dask(ExecutorSettings):
         for name in [name for name in logging.root.manager.loggerDict if name.split(".")[0] == "distributed"]:
             logging.getLogger(name).setLevel(logging.CRITICAL)  # what matters is said here, in one line
         try:
+            self._await_greeting(seconds)
             return Client(self.address, timeout=seconds, set_as_default=False)
         except (OSError, ValueError, TimeoutError) as error:
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             what, mend = f"no scheduler answers at {self.address}: {reason}", "start it: dask scheduler"
             raise UserError(what, where=_WHERE, mend=mend) from None
+
+    def _await_greeting(self, seconds: float) -> None:
+        """A scheduler speaks first. With a server of another kind, which waits too, the client would wait for ever.
+
+        Raises:
+            OSError: it does not speak in time.
+        """
+        from distributed.security import Security
+
+        parts = urlsplit(self.address)
+        if parts.scheme == "tls":
+            if Security().get_connection_args("client").get("ssl_context") is None:
+                raise OSError("Dask has no keys for it: set distributed.comm.tls")
+            return  # there the client speaks first
+        end = time.monotonic() + seconds
+        while (error := _silence(str(parts.hostname), parts.port or 0, max(0.1, end - time.monotonic()))) is not None:
+            if time.monotonic() > end:
+                raise error
+            time.sleep(_LOOK / 10)
+
+
+def _silence(host: str, port: int, seconds: float) -> OSError | None:
+    """Why nothing is said there; None = something is."""
+    try:
+        with socket.create_connection((host, port), seconds) as peer:
+            return None if peer.recv(1) else ConnectionError("what is there hangs up")
+    except OSError as error:
+        return error
 
 
 class _LostError(Exception):
@@ -111,6 +142,8 @@ class _Cluster(Executor):
         self._looked = -_LOOK
         self._alone_since: float | None = None
         self._room = _AT_LEAST
+        self._wanted: dict[str, int] = {}
+        """What a worker must have for the batches of now."""
 
     def close(self) -> None:
         with suppress(Exception):  # it may be gone
@@ -120,34 +153,39 @@ class _Cluster(Executor):
         self, work: Callable[[Batch], Result], batches: Iterable[Batch], *, on_device: bool = False
     ) -> Iterator[Result]:
         left = iter(batches)
-        flying: deque[tuple[Callable[[], Result], Future]] = deque()
+        flying: deque[tuple[Callable[[], Result], Future | None]] = deque()
+        self._wanted = {}
         self._await_workers()
-        wants = {GPU: 1} if on_device and self._has_gpu() else None
+        if on_device and any(GPU in facts["resources"] for facts in self._workers()):
+            self._wanted = {GPU: 1}
         try:
             while True:
                 self._look()
                 for batch in islice(left, max(0, self._room - len(flying))):
                     task = partial(_guarded, work, batch, str(self._probe))
-                    flying.append((task, self._submit(task, wants)))
+                    flying.append((task, self._submit(task)))
                 if not flying:
                     return
                 try:
                     done = self._outcome(flying[0][1])
                 except _LostError:
                     self._reconnect()
-                    flying = deque((task, self._submit(task, wants)) for task, _ in flying)
+                    flying = deque((task, self._submit(task)) for task, _ in flying)
                     continue
                 if done:
                     flying.popleft()
                     yield done[0]
         finally:
             with suppress(Exception):
-                self._client.cancel([future for _, future in flying])
+                self._client.cancel([future for _, future in flying if future is not None])
 
-    def _submit(self, task: Callable[[], Result], wants: dict[str, int] | None) -> Future:
-        return self._client.submit(task, pure=False, resources=wants)
+    def _submit(self, task: Callable[[], Result]) -> Future | None:
+        """None when the scheduler has just gone."""
+        with suppress(Exception):
+            return self._client.submit(task, pure=False, resources=self._wanted)
+        return None
 
-    def _outcome(self, future: Future) -> tuple[Any] | None:
+    def _outcome(self, future: Future | None) -> tuple[Any] | None:
         """The result, if it is there.
 
         Raises:
@@ -156,6 +194,8 @@ class _Cluster(Executor):
         """
         from distributed import KilledWorker, TimeoutError
 
+        if future is None:
+            raise _LostError
         with suppress(TimeoutError, CancelledError):
             future.exception(timeout=_LOOK)
         match future.status:
@@ -187,8 +227,8 @@ class _Cluster(Executor):
         if now - self._looked < _LOOK:
             return
         self._looked = now
-        workers = self._workers()
-        self._room = max(_AT_LEAST, _AHEAD * sum(facts["nthreads"] for facts in workers.values()))
+        workers = [facts for facts in self._workers() if self._wanted.keys() <= facts["resources"].keys()]
+        self._room = max(_AT_LEAST, _AHEAD * sum(facts["nthreads"] for facts in workers))
         if workers:
             self._alone_since = None
         elif self._alone_since is None:
@@ -204,16 +244,11 @@ class _Cluster(Executor):
             time.sleep(_LOOK / 4)
             self._look()
 
-    def _has_gpu(self) -> bool:
-        return any(facts["resources"].get(GPU) for facts in self._workers().values())
-
-    def _workers(self) -> dict[str, dict[str, Any]]:
+    def _workers(self) -> list[dict[str, Any]]:
         """Facts of each; none when the scheduler does not answer."""
-        try:
-            found: dict[str, dict[str, Any]] = self._client.scheduler_info(n_workers=-1)["workers"]
-        except Exception:
-            return {}
-        return found
+        with suppress(Exception):
+            return list(self._client.scheduler_info(n_workers=-1)["workers"].values())
+        return []
 
     def _reconnect(self) -> None:
         """Wait for the scheduler to come back.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import threading
 from collections.abc import Callable
@@ -28,9 +29,9 @@ def quiet(line: str) -> None:
     pass
 
 
-@pytest.mark.parametrize("address", ["10.0.0.1:8786", "http://10.0.0.1:8786", "tcp://", "inproc://1", ""])
+@pytest.mark.parametrize("address", ["10.0.0.1:8786", "http://10.0.0.1:8786", "tcp://", "tcp://a", "tcp://a:99999", ""])
 def test_an_address_that_is_none_is_refused(address: str) -> None:
-    with pytest.raises(ValueError, match="tcp://host:port"):
+    with pytest.raises(ValueError, match=r"tcp://host:port|Port out of range"):
         Dask(address=address)
 
 
@@ -44,6 +45,20 @@ def test_a_scheduler_that_does_not_answer_is_one_line(shop: Any, counted: Any) -
     assert line.startswith("executor.address: no scheduler answers at tcp://127.0.0.1:1")
     assert "\n" not in line
     assert not list((shop.root / "work").rglob(".probe*"))
+
+
+def test_a_server_of_another_kind_is_not_waited_for(tmp_path: Path) -> None:
+    """It waits for the client to say something."""
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        settings = Dask(address=f"tcp://127.0.0.1:{mute.getsockname()[1]}", connect_seconds=0.3)
+        with pytest.raises(UserError, match="no scheduler answers"), settings.open(tmp_path, quiet):
+            pass
+
+
+def test_tls_without_keys_is_one_line(tmp_path: Path) -> None:
+    settings = Dask(address="tls://127.0.0.1:1", connect_seconds=0.3)
+    with pytest.raises(UserError, match=r"no keys for it: set distributed\.comm\.tls"), settings.open(tmp_path, quiet):
+        pass
 
 
 def test_the_package_is_asked_for_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
