@@ -169,6 +169,7 @@ class _Items:
         if not rows.null_count():
             return old
         new = make(items.filter(rows.is_null())).cast(old.dtype)
-        places = rows.is_null().arg_sort()  # first those that are taken over
+        is_new = rows.is_null().to_numpy()
+        places = np.where(is_new, len(old) + np.cumsum(is_new), np.cumsum(~is_new)) - 1
         both: pl.Series = pl.concat([old, new])
-        return both.gather(places.arg_sort())
+        return both.gather(places)
