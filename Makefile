@@ -14,7 +14,7 @@ ARGS ?=
 # Where bench looks for real data and weights is up to REVEAL_DATA and REVEAL_WEIGHTS; without them it uses generated data.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train check test test-all bench fuzz pin audit clean
+.PHONY: help setup demo extract train check test test-all bench fuzz docs pin audit clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -65,6 +65,9 @@ bench: $(READY) ## How close each part is to its limit, as ratios; also written 
 fuzz: $(READY) ## Search for files and manifests that are not refused properly, SECONDS long (300)
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/fuzz.txt
 	@$(BIN)/python -m tests.fuzz -max_total_time=$(SECONDS) $(ARGS)
+
+docs: $(READY) ## Write the manifest's reference anew
+	@$(BIN)/python -m pipeline.manifest_reference > docs/manifest.md.new && mv docs/manifest.md.new docs/manifest.md
 
 pin: $(READY) ## Pin the newest versions that fit, with hashes
 	@$(UV) pip compile --quiet --universal --python-version 3.10 --generate-hashes --upgrade --no-header \

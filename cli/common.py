@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from cli.text import printable
+
 if TYPE_CHECKING:
+    from pipeline.finished import FinishedRun
     from pipeline.manifest import Manifest
     from pipeline.runner import Runner
 
@@ -18,7 +21,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def manifest_options(command: Command) -> Command:
-    """--manifest, --set, --workdir and --json."""
+    """--manifest, --set, --workdir, --json and --quiet."""
     workdir = click.option(
         "--workdir",
         type=click.Path(path_type=Path, file_okay=False),
@@ -30,8 +33,16 @@ def manifest_options(command: Command) -> Command:
 
 
 def reading_options(command: Command) -> Command:
-    """--manifest, --set and --json."""
+    """--manifest, --set, --json and --quiet."""
     for option in (
+        click.option(
+            "--quiet",
+            "-q",
+            is_flag=True,
+            expose_value=False,
+            callback=_keep_quiet,
+            help="Warnings and errors alone on standard error.",
+        ),
         click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output."),
         click.option(
             "--set", "overrides", multiple=True, metavar="A.B=VALUE", help="Override a manifest value; repeatable."
@@ -47,6 +58,12 @@ def reading_options(command: Command) -> Command:
     return command
 
 
+def _keep_quiet(context: click.Context, _: click.Parameter, quiet: bool) -> None:
+    from cli.console import QUIET
+
+    context.find_root().meta[QUIET] = quiet
+
+
 @contextmanager
 def open_runner(manifest_path: Path, overrides: tuple[str, ...], workdir: Path) -> Iterator[tuple[Manifest, Runner]]:
     """The manifest, checked, and its stages over the work folder."""
@@ -60,17 +77,26 @@ def open_runner(manifest_path: Path, overrides: tuple[str, ...], workdir: Path) 
         yield manifest, Runner(manifest.name, plan(manifest), store)
 
 
+def print_stale(run: FinishedRun) -> None:
+    """Say on the error stream why a run is not what its manifest asks for."""
+    for line in run.stale:
+        click.echo(f"warning: {printable(line)}", err=True)
+    if run.stale:
+        click.echo("warning: this is the last finished run; `reveal run` brings it up to date", err=True)
+
+
 def run_until(stage: str, manifest_path: Path, overrides: tuple[str, ...], workdir: Path, as_json: bool) -> None:
     """Bring ``stage`` up to date; tell what ran, what did not, and the metrics if they are among the results."""
     from rich.console import Console
 
     from cli.console import make_progress
     from cli.tables import print_metrics, print_outcome
+    from pipeline.attempt import run_tracked
     from pipeline.files import read_json
 
     errors = Console(stderr=True)
     with open_runner(manifest_path, overrides, workdir) as (manifest, runner):
-        outcome = runner.run(stage, make_progress(errors))
+        outcome = run_tracked(manifest, manifest.name, stage, runner.store, make_progress(errors))
     folder = workdir / "runs" / manifest.name
     metrics = read_json(folder / "evaluate" / "metrics.json") if stage == "evaluate" else None
     if as_json:

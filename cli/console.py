@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Task as RichTask
@@ -15,6 +16,10 @@ from cli.text import printable
 from pipeline.stage import Progress as ProgressProtocol
 
 LOG_EVERY_SECONDS = 15.0
+#: How a line begins that --quiet leaves.
+WARNING = "warning: "
+#: Where the context of a command keeps --quiet.
+QUIET = "reveal.quiet"
 
 
 class _Rate(ProgressColumn):
@@ -73,5 +78,26 @@ class PlainProgress:
         self._console.print(printable(message), markup=False, highlight=False, soft_wrap=True)
 
 
+class QuietProgress(PlainProgress):
+    """Warnings alone."""
+
+    @contextmanager
+    def track(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
+        yield lambda amount: None
+
+    def log(self, message: str) -> None:
+        if message.startswith(WARNING):
+            super().log(message)
+
+
 def make_progress(console: Console) -> ProgressProtocol:
+    """What fits the console, and what people asked for."""
+    if is_quiet():
+        return QuietProgress(console)
     return TerminalProgress(console) if console.is_terminal else PlainProgress(console)
+
+
+def is_quiet() -> bool:
+    """Whether the command was called with --quiet."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.find_root().meta.get(QUIET))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import traceback
 from typing import NoReturn
@@ -21,6 +22,9 @@ COMMANDS = {
     "evaluate": ("cli.evaluate", "Bring the metrics up to date and show them."),
     "validate": ("cli.validate", "Check the data against a manifest without running anything."),
     "status": ("cli.status", "Say for each stage whether it is done, and if not, why."),
+    "recommend": ("cli.recommend", "Recommend items to users, after a history, or like an item or a picture."),
+    "explain": ("cli.explain", "Say what an item's score owes to modalities and to a history."),
+    "export": ("cli.export", "Write vectors, index and model of a run in the formats of other tools."),
     "ablate": ("cli.ablate", "Compare variants of a manifest under the same seeds."),
     "tune": ("cli.tune", "Look for better settings, judged on validation."),
     "demo-data": ("cli.demo_data", "Draw a small shop: product photos and shoppers' logs."),
@@ -72,7 +76,10 @@ def reveal() -> None:
 def main() -> None:
     """Exit codes: 0 fine, 1 our mistake, 2 the user's mistake, 130 interrupted."""
     try:
-        reveal(standalone_mode=False)
+        if os.environ.get("WORLD_SIZE", "1") == "1":
+            reveal(standalone_mode=False)
+        else:
+            _together()
     except UserError as error:
         _refuse(error)
     except click.ClickException as error:
@@ -90,6 +97,21 @@ def main() -> None:
         traceback.print_exc()
         click.echo("error: this is a bug in reveal, not in your data; please report the lines above", err=True)
         sys.exit(1)
+
+
+def _together() -> None:
+    """One of several processes that `torchrun` started: the first runs the command, the others help it train."""
+    from pipeline.crew import follow
+    from reveal_core.parallel import joined
+
+    with joined() as group:
+        if not group.leads:
+            follow(group)
+            return
+        try:
+            reveal(standalone_mode=False)
+        finally:
+            group.tell(None)
 
 
 def _refuse(error: UserError) -> NoReturn:

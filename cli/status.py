@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -38,16 +38,23 @@ def command(
     from cli.tables import print_status
 
     with open_runner(manifest, overrides, workdir) as (_, runner):
+        parents = runner.parents
         if verify:
             runner.store.doubt()
         statuses = _forecast(runner) if count else [(status, "") for status in runner.status()]
     if as_json:
-        stages = {s.stage: {"state": s.state, "key": s.key, "why": s.why, "counts": counts} for s, counts in statuses}
+        stages = {status.stage: _told(status, counts) for status, counts in statuses}
         click.echo(json.dumps({"stages": stages} | ({"damaged": _damaged(workdir)} if verify else {})))
         return
-    print_status(Console(), statuses)
+    print_status(Console(), statuses, parents)
     for path in _damaged(workdir) if verify else ():
         click.echo(f"damaged: {path}")
+
+
+def _told(status: StageStatus, counts: str) -> dict[str, Any]:
+    receipt = status.receipt
+    cost = {"seconds": receipt.seconds, "bytes": receipt.bytes} if receipt else {"seconds": None, "bytes": None}
+    return {"state": status.state, "key": status.key, "why": status.why, "counts": counts, **cost}
 
 
 def _forecast(runner: Runner) -> list[tuple[StageStatus, str]]:

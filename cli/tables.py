@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.filesize import decimal
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from cli.console import is_quiet
 from cli.text import printable
 from pipeline.artifacts import Receipt
 from pipeline.checkup import Checkup
@@ -22,11 +24,17 @@ from pipeline.runner import StageStatus
 #: The metrics worth a column on a terminal; metrics.json has them all.
 SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20", "mrr@10")
 LEVELS = {"error": "[red]error[/]", "warning": "[yellow]warning[/]", "note": "[dim]note[/]"}
+#: What a list may be of, and the items of a history that are shown above it.
+_LIST_OF, _HISTORY = {"user_id": "user", "similar_to": "like", "image": "like", "text": "like"}, 10
 MARKS = {"done": "[green]done[/]", "stale": "[yellow]stale[/]", "missing": "[red]missing[/]"}
 
 
 def print_outcome(console: Console, outcome: Sequence[tuple[StageStatus, Receipt]], folder: Path) -> None:
     """What ran, what did not and why, and what the stages want people to know."""
+    for warning in _warnings(outcome):
+        console.print(f"warning: {printable(warning)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+    if is_quiet():
+        return
     ran = [status for status, _ in outcome if not status.done]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("stage", "", "seconds", "what"):
@@ -36,8 +44,6 @@ def print_outcome(console: Console, outcome: Sequence[tuple[StageStatus, Receipt
         seconds = f"{receipt.seconds:.1f}" if fresh else "-"
         table.add_row(status.stage, "ran" if fresh else "unchanged", seconds, _literally(_summary(receipt.report)))
     console.print(table)
-    for warning in _warnings(outcome):
-        console.print(f"warning: {printable(warning)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
     if not ran:
         console.print("nothing to do: every stage is up to date", markup=False)
     console.print(f"results: {folder}", markup=False, highlight=False, soft_wrap=True)
@@ -56,15 +62,37 @@ def _warnings(outcome: Iterable[tuple[StageStatus, Receipt]]) -> list[str]:
     return [f"{status.stage}: {line}" for status, receipt in outcome for line in receipt.report.get("warnings", [])]
 
 
-def print_status(console: Console, statuses: Sequence[tuple[StageStatus, str]]) -> None:
-    """Each with the counts of what a run would do, or nothing."""
+def print_status(
+    console: Console, statuses: Sequence[tuple[StageStatus, str]], parents: Mapping[str, Sequence[str]]
+) -> None:
+    """Every stage below the last that it reads, with what its result took and takes.
+
+    Args:
+        statuses: each with the counts of what a run would do, or nothing.
+        parents: what each stage reads, in the stages' order.
+    """
+    known = {status.stage: (status, counts) for status, counts in statuses}
+    children: dict[str | None, list[str]] = {}
+    for stage in known:
+        children.setdefault(max(parents[stage], key=list(known).index, default=None), []).append(stage)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("stage", "state", "why"):
-        table.add_column(column)
-    for status, counts in statuses:
+    for column in ("stage", "state", "seconds", "size", "why"):
+        table.add_column(column, justify="right" if column in ("seconds", "size") else "left")
+    for branch, stage in _branches(children, None, ""):
+        status, counts = known[stage]
         why = f"{status.why} ({counts})" if counts else status.why
-        table.add_row(status.stage, MARKS[status.state], _literally(why))
+        cost = (f"{status.receipt.seconds:,.1f}", decimal(status.receipt.bytes)) if status.receipt else ("", "")
+        table.add_row(branch + stage, MARKS[status.state], *cost, _literally(why))
     console.print(table)
+
+
+def _branches(children: Mapping[str | None, Sequence[str]], stage: str | None, guide: str) -> Iterator[tuple[str, str]]:
+    """The lines before each stage below this one, and the stage."""
+    below = children.get(stage, ())
+    for name in below:
+        last = name == below[-1]
+        yield ("" if stage is None else guide + ("└─ " if last else "├─ ")), name
+        yield from _branches(children, name, guide if stage is None else guide + ("   " if last else "│  "))
 
 
 def print_checkup(console: Console, checkup: Checkup, manifest: Path) -> None:
@@ -145,6 +173,40 @@ def _add_row(
     table.add_row(_literally(name), "-" if users is None else f"{users:,}", *cells, style=style)
 
 
+def print_list(console: Console, shown: Mapping[str, Any]) -> None:
+    """What is recommended to one user, or lies nearest to something."""
+    of = ", ".join(f"{word} {shown[name]}" for name, word in _LIST_OF.items() if shown.get(name, "-") != "-")
+    history = ", ".join(shown.get("history", [])[-_HISTORY:])
+    if of or history:
+        told = f"{of or 'history'}{': ' if history else ''}{'... ' if len(shown.get('history', [])) > _HISTORY else ''}"
+        console.print(printable(told + history), markup=False, highlight=False, soft_wrap=True)
+    if not shown["items"]:
+        console.print("nothing is left to recommend", markup=False)
+        return
+    rows = [
+        [str(item["rank"]), item["item_id"], f"{item['score']:.4f}", item["category"] or "", item["title"] or ""]
+        for item in shown["items"]
+    ]
+    _print_rows(console, ["rank", "item", "score", "category", "title"], rows, left=("item", "category", "title"))
+
+
+def print_explanation(console: Console, told: Mapping[str, Any], meaning: str) -> None:
+    """The score, what it owes to each modality, and to each item of the history, the latest first."""
+    of = "" if told["user_id"] == "-" else f" for user {told['user_id']}"
+    line = f"item {told['item']['item_id']}{of}: score {told['score']:.4f}, rank {told['rank']:,.10g}"
+    console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+    rows = [
+        [name, *(f"{row[key]:+.4f}" for key in ("in_item", "everywhere"))] for name, row in told["modalities"].items()
+    ]
+    _print_rows(console, ["contribution of", "in the item", "in the history too"], rows)
+    rows = [
+        [f"{item['contribution']:+.4f}", item["item_id"], item["category"] or "", item["title"] or ""]
+        for item in reversed(told["history"])
+    ]
+    _print_rows(console, ["contribution of", "item", "category", "title"], rows, left=("item", "category", "title"))
+    console.print(meaning, markup=False, highlight=False)
+
+
 def print_ablation(console: Console, result: Mapping[str, Any], folder: Path) -> None:
     """A row for each variant; then the test's name, and every run that is not in the table."""
     from pipeline.ablation_table import notes, table
@@ -163,7 +225,8 @@ def print_tuning(console: Console, result: Mapping[str, Any], folder: Path, most
         [str(row["trial"]), f"{row['valid'][metric]:.4f}", str(row["best_epoch"]), f"{row['seconds']:.1f}", _set(row)]
         for row in ranked[:most]
     ]
-    _print_rows(console, ["trial", f"valid {metric}", "best epoch", "train s", "settings"], rows, last_left=True)
+    columns = ["trial", f"valid {metric}", "best epoch", "train s", "settings"]
+    _print_rows(console, columns, rows, left=("trial", "settings"))
     if len(ranked) > most:
         console.print(f"and {len(ranked) - most} more", markup=False)
     for row in result["failed"]:
@@ -180,13 +243,20 @@ def _set(row: Mapping[str, Any]) -> str:
 
 
 def _print_rows(
-    console: Console, columns: Sequence[str], rows: Sequence[Sequence[str]], bold: str = "", last_left: bool = False
+    console: Console,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    bold: str = "",
+    left: Sequence[str] | None = None,
 ) -> None:
-    """A table whose numbers are never cut short, however narrow the terminal or the log is."""
+    """A table whose numbers are never cut short, however narrow the terminal or the log is.
+
+    Args:
+        left: columns that begin at the left; None = the first one.
+    """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for place, column in enumerate(columns):
-        left = place == 0 or (last_left and place == len(columns) - 1)
-        table.add_column(column, justify="left" if left else "right")
+    for column in columns:
+        table.add_column(column, justify="left" if column in (left or columns[:1]) else "right")
     for row in rows:
         table.add_row(*map(_literally, row), style="bold" if row[0] == bold else None)
     needed = Measurement.get(console, console.options.update_width(10_000), table).maximum

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
+import polars as pl
+
 from pipeline.cells import Cells, text_lines
 from pipeline.delimited import read_delimited, read_header
 from pipeline.json_lines import read_json_lines
@@ -55,6 +57,24 @@ def read_table(
         mend = "use .csv, .tsv, .jsonl or .parquet, each also with .gz, or name the separator of a text file"
         raise UserError(f"unknown format {form!r}", where=str(path), mend=mend)
     return read_delimited(path, wanted, separator, multiline=multiline, header=header or None)
+
+
+def read_ids(path: Path, column: str) -> pl.Series:
+    """The ids that a file lists, in their order: a ``.txt`` with one on each line, or a column of a table.
+
+    Raises:
+        UserError: as :func:`read_table`, or a line is malformed.
+    """
+    if suffix(path) == ".txt":
+        return pl.Series([text for _, text in text_lines(path)], dtype=pl.String)
+    separator = None
+    if suffix(path) in SEPARATORS:  # whatever the suffix says: MMRec's .csv is separated by tabs
+        separator = next((one for one in "\t,;" if column in read_header(path, one)), None)
+    cells = read_table(path, [column], separator=separator)
+    frame = cells.collect()
+    cells.malformed.mend = "mend the file"
+    cells.malformed.settle(frame.height, tolerated=0)
+    return frame[column]
 
 
 def columns_of(path: Path, separator: str | None = None) -> list[str]:

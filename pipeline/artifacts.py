@@ -48,6 +48,15 @@ class Receipt:
     seconds: float
     versions: dict[str, str]
 
+    def digest_of(self, file: str) -> str:
+        """Of one of the files, or with an empty name of them all; empty if there is no such file."""
+        return str(self.files.get(file, {}).get("sha256", "")) if file else self.digest
+
+    @property
+    def bytes(self) -> int:
+        """Of all files."""
+        return sum(file["bytes"] for file in self.files.values())
+
 
 def describe_files(folder: Path) -> dict[str, dict[str, Any]]:
     """sha256 and size of every file below ``folder``, except the receipt."""
@@ -98,13 +107,15 @@ class ArtifactStore:
         whole = all(self._as_written(folder / name, facts) for name, facts in receipt.files.items())
         return receipt if whole and receipt.key == key else None
 
-    def results(self, stage: str) -> Iterator[Receipt]:
-        """The receipts of all whole artifacts of a stage."""
-        for path in sorted((self.root / "stages" / stage).glob(f"*/{RECEIPT}")):
+    def receipts(self, stage: str) -> Iterator[Receipt]:
+        """Of all complete artifacts of a stage, the newest first."""
+        folders = (self.root / "stages" / stage).glob("[0-9a-f]" * KEY_LENGTH)
+        for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True):
             try:
-                receipt = self.receipt(stage, read_json(path)["key"])
-            except (OSError, ValueError, TypeError, KeyError):
+                key = str(read_json(folder / RECEIPT)["key"])
+            except (FileNotFoundError, ValueError, TypeError, KeyError):
                 continue
+            receipt = self.receipt(stage, key)
             if receipt is not None:
                 yield receipt
 

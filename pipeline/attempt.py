@@ -13,6 +13,7 @@ from pipeline.manifest import Manifest, load_manifest
 from pipeline.runner import Runner, StageStatus
 from pipeline.stage import Progress
 from pipeline.stages import plan
+from pipeline.tracking import tracking
 from reveal_core.disk import refusal
 from reveal_core.errors import LockedError, UserError
 
@@ -82,8 +83,7 @@ class Bench:
             LockedError: another run holds the work folder, so that no other attempt could succeed either.
         """
         try:
-            runner = Runner(name, plan(manifest), self.store, self.built)
-            return Success(tuple(runner.run(until, self.progress)))
+            return Success(tuple(run_tracked(manifest, name, until, self.store, self.progress, self.built)))
         except LockedError:
             raise
         except UserError as error:
@@ -96,6 +96,22 @@ class Bench:
                 self.progress.log(part)
             line = next(iter(str(error).splitlines()), "")
             return Failure(f"{type(error).__name__}: {line}" if line else type(error).__name__, ours=True)
+
+
+def run_tracked(
+    manifest: Manifest,
+    name: str,
+    until: str,
+    store: ArtifactStore,
+    progress: Progress,
+    built: set[str] | None = None,
+) -> list[tuple[StageStatus, Receipt]]:
+    """Bring a manifest up to date until a stage (:meth:`Runner.run`), and its trackers with it."""
+    with tracking(manifest, name, store.root, progress) as tracked:
+        outcome = Runner(name, plan(manifest), store, built, tracked.measure).run(until, progress)
+        receipts = {status.stage: receipt for status, receipt in outcome}
+        tracked.finish(receipts, store, fresh=any(not status.done for status, _ in outcome))
+    return outcome
 
 
 @contextmanager

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Annotated, Any, Union
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.adapters import AdapterConfig
 from pipeline.executors import ExecutorConfig
 from pipeline.executors.local import Local
 from pipeline.ready_features import Features
+from pipeline.search import searches_of
 from pipeline.sources import ImageSourceConfig
 from pipeline.sources.base import Use
 from pipeline.sources.folder import Folder
+from pipeline.trackers import TrackerConfig
 from reveal_core.balance.avl import AvlConfig
 from reveal_core.config import runtime
 from reveal_core.encoders import EncoderConfig
@@ -90,6 +92,7 @@ class Manifest(BaseModel):
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     """Names the run in the work folder."""
     seed: int = Field(default=0, ge=0, lt=2**32)
+    """Of everything drawn: weights, batches, dropout, negatives, splits."""
     data: DataConfig
     encoder: EncoderConfig | Features = Embedded()
     split: SplitConfig = LeaveLastOut()
@@ -101,6 +104,16 @@ class Manifest(BaseModel):
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     executor: ExecutorConfig = Local()
+    trackers: tuple[TrackerConfig, ...] = ()
+    """Where people watch runs; results never depend on them."""
+    search: dict[str, Any] = {}
+    """Where `reveal tune` looks: a dotted field with `lo..hi` (log-uniform) or with a list of values."""
+
+    @field_validator("search")
+    @classmethod
+    def _is_a_search(cls, section: dict[str, Any]) -> dict[str, Any]:
+        searches_of(section)
+        return section
 
 
 #: Of a manifest; reading YAML takes long.
@@ -117,10 +130,19 @@ def load_manifest(path: Path, overrides: Sequence[str] = ()) -> Manifest:
     Raises:
         UserError: one line with the path of the field and how to mend it.
     """
+    return parse_manifest(_expand(read_document(path, overrides), ""), where=str(path))
+
+
+def read_document(path: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A manifest as it is written, with overrides; neither expanded nor checked.
+
+    Raises:
+        UserError: it cannot be read, or an override is not one.
+    """
     document = _read_yaml(path)
     for override in overrides:
         _override(document, override)
-    return parse_manifest(_expand(document, ""), where=str(path))
+    return document
 
 
 def parse_manifest(document: object, *, where: str) -> Manifest:
@@ -232,7 +254,11 @@ def _expand(value: Any, path: str) -> Any:
 
 def _check_kinds(node: Any, value: Any, path: str, where: str) -> None:
     """Where a section is one of several kinds, it must say which: the registry never guesses."""
-    members = _members(node)
+    if typing.get_origin(node) is tuple and isinstance(value, list):
+        for number, one in enumerate(value):
+            _check_kinds(typing.get_args(node)[0], one, f"{path}.{number}", where)
+        return
+    members = members_of(node)
     if len(members) > 1:
         kinds = {member.kind: member for member in members}
         if not isinstance(value, dict) or "kind" not in value:
@@ -282,7 +308,7 @@ def _locate(loc: Sequence[int | str], document: Any) -> tuple[str, list[str]] | 
     path: list[str] = []
     siblings: list[str] = []
     for part in loc:
-        members = _members(node)
+        members = members_of(node)
         if len(members) > 1:
             chosen = next(member for member in members if member.kind == value["kind"])
             # Pydantic names a member by its class, or by its kind where the kind discriminates.
@@ -298,12 +324,12 @@ def _locate(loc: Sequence[int | str], document: Any) -> tuple[str, list[str]] | 
     return ".".join(path), siblings
 
 
-def _members(annotation: Any) -> list[Any]:
+def members_of(annotation: Any) -> list[Any]:
     """The dataclasses or models that an annotation may stand for."""
     if typing.get_origin(annotation) is Annotated:
-        return _members(typing.get_args(annotation)[0])
+        return members_of(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (Union, types.UnionType):
-        return [member for option in typing.get_args(annotation) for member in _members(option)]
+        return [member for option in typing.get_args(annotation) for member in members_of(option)]
     return [annotation] if isinstance(annotation, type) and _annotations(annotation) else []
 
 

@@ -102,7 +102,6 @@ def _made_of_files(encoder: Encoder, job: tuple[Sequence[ImageFile], int]) -> di
 
 def _missing(store: ArrayStore, images: Sequence[ImageFile]) -> list[ImageFile]:
     """Those that the store lacks, each once."""
-    store.sweep()
     by_key = {image.key: image for image in images}
     return [by_key[key] for key in store.missing(list(by_key))]
 

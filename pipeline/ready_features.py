@@ -17,9 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pipeline.any_table import SEPARATORS, read_table, suffix
-from pipeline.cells import inside, require, text_lines
-from pipeline.delimited import read_header
+from pipeline.any_table import read_ids
+from pipeline.cells import inside, require
 from pipeline.parquet import explained, read_parquet
 from reveal_core.config import Config
 from reveal_core.errors import UserError
@@ -112,7 +111,7 @@ def read_features(config: FeatureFile, root: Path) -> Vectors:
     """
     path, *listed = config.paths(root)
     if listed:
-        rows_ME, ids = _read_matrix(path), _read_ids(listed[0], config.item)
+        rows_ME, ids = _read_matrix(path), read_ids(listed[0], config.item)
         if len(ids) != len(rows_ME):
             what = f"has {len(rows_ME)} rows, but {listed[0].name} lists {len(ids)} ids"
             raise UserError(what, where=str(path), mend="list the item of each row, in their order")
@@ -141,19 +140,6 @@ def _read_matrix(path: Path) -> npt.NDArray[Any]:
         what = f"a matrix of numbers expected, found shape {rows_ME.shape} of {rows_ME.dtype}"
         raise UserError(what, where=str(path), mend="save one row for each item")
     return rows_ME
-
-
-def _read_ids(path: Path, column: str) -> pl.Series:
-    if suffix(path) == ".txt":
-        return pl.Series([text for _, text in text_lines(path)], dtype=pl.String)
-    separator = None
-    if suffix(path) in SEPARATORS:  # whatever the suffix says: MMRec's .csv is separated by tabs
-        separator = next((one for one in "\t,;" if column in read_header(path, one)), None)
-    cells = read_table(path, [column], separator=separator)
-    frame = cells.collect()
-    cells.malformed.mend = "mend the file"
-    cells.malformed.settle(frame.height, tolerated=0)
-    return frame[column]
 
 
 def _read_vector_column(path: Path, config: FeatureFile) -> tuple[pl.Series, npt.NDArray[Any]]:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from reveal_core.disk import atomic_path
 from reveal_core.schema import ITEM_ID, POSITION, RATING, TIMESTAMP, USER_ID
 from reveal_core.texts import TEXT_FIELDS
+
+Floats = npt.NDArray[np.float32]
 
 
 def write_recbole(folder: Path, name: str, parts: Mapping[str, pl.DataFrame], items: pl.DataFrame) -> None:
@@ -27,6 +31,19 @@ def write_recbole(folder: Path, name: str, parts: Mapping[str, pl.DataFrame], it
         _write(_interactions(interactions), folder / (f"{name}.{part}.inter" if part else f"{name}.inter"))
     texts = [_one_line(pl.col(field)).alias(f"{field}:token_seq") for field in TEXT_FIELDS]
     _write(items.select(pl.col(ITEM_ID).alias("item_id:token"), *texts), folder / f"{name}.item")
+
+
+def write_embeddings(folder: Path, name: str, items: tuple[pl.Series, Floats], users: tuple[pl.Series, Floats]) -> None:
+    """Write ``<name>.itememb`` (iid, item_emb) and ``<name>.useremb`` (uid, user_emb): RecBole's files of ready
+    vectors.
+
+    Args:
+        items, users: ids, and a row of numbers for each.
+    """
+    for suffix, letter, what, (ids, vectors) in (("itememb", "i", "item", items), ("useremb", "u", "user", users)):
+        numbers = pl.Series(vectors, dtype=pl.Array(pl.Float32, vectors.shape[1])).arr.to_list()
+        texts = numbers.cast(pl.List(pl.String)).list.join(" ")
+        _write(pl.DataFrame({f"{letter}id:token": ids, f"{what}_emb:float_seq": texts}), folder / f"{name}.{suffix}")
 
 
 def _interactions(table: pl.DataFrame) -> pl.DataFrame:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.artifacts import ArtifactStore, Receipt
+from pipeline.crew import Call
 from pipeline.files import digest_json
 from pipeline.fingerprint import FORMAT, basis, explain
 from pipeline.stage import Earlier, Progress, Stage, Workspace
 from reveal_core.errors import UserError
+from reveal_core.parallel import current
 
 State = Literal["done", "stale", "missing"]
 
@@ -48,6 +52,7 @@ class Runner:
         stages: in an order in which every stage stands after its inputs.
         built: keys of what has been built already: an unfinished result is not built again. Runs that are to be
             compared share it, so that they see the same.
+        measure: told the key of a stage's result, and then what the stage measures while it runs.
     """
 
     def __init__(
@@ -56,10 +61,16 @@ class Runner:
         stages: Sequence[Stage],
         store: ArtifactStore,
         built: set[str] | None = None,
+        measure: Callable[[str, str, int, Mapping[str, float]], None] = lambda *told: None,
     ) -> None:
-        self.name, self.store = name, store
+        self.name, self.store, self._measure = name, store, measure
         self._built = set() if built is None else built
         self.stages = {stage.name: stage for stage in stages}
+
+    @property
+    def parents(self) -> dict[str, list[str]]:
+        """What each stage reads, in order."""
+        return {name: _parents(stage) for name, stage in self.stages.items()}
 
     def status(self) -> list[StageStatus]:
         """The state of every stage, in order. Reads, never writes."""
@@ -78,10 +89,10 @@ class Runner:
         """
         outcome: dict[str, tuple[StageStatus, Receipt]] = {}
         found: dict[str, StageStatus] = {}
-        for name in self._needed(until):
+        for name in self.needed(until):
             self.stages[name].check()
         with self.store.locked():
-            for name in self._needed(until):
+            for name in self.needed(until):
                 stage = self.stages[name]
                 # Read anew each time: every stage that finishes changes the record, also if the next one is killed.
                 status = self._inspect(stage, found, self.store.last_run(self.name).get(name))
@@ -99,7 +110,11 @@ class Runner:
         Args:
             scratch: an empty folder for what they make.
         """
-        trial, last = ArtifactStore(scratch), self.store.last_run(self.name)
+        with closing(ArtifactStore(scratch)) as trial:
+            return self._tried(trial, progress)
+
+    def _tried(self, trial: ArtifactStore, progress: Progress) -> list[tuple[StageStatus, str]]:
+        last = self.store.last_run(self.name)
         known, folders = dict[str, StageStatus](), dict[str, Path]()
         told = []
         for stage in self.stages.values():
@@ -118,7 +133,6 @@ class Runner:
                     counts = stage.left_to_do(inputs, self.store.cache_dir, earlier)
             known[stage.name] = status
             told.append((status, counts))
-        trial.close()
         return told
 
     def _earlier(self, stage: Stage, now: Mapping[str, Any] | None) -> Earlier | None:
@@ -135,7 +149,7 @@ class Runner:
 
     def _input_as_it_was(self, name: str, digests: Mapping[str, str]) -> Path | None:
         wanted = {entry: digest for entry, digest in digests.items() if _parent(entry) == name}
-        for receipt in self.store.results(name):
+        for receipt in self.store.receipts(name):
             if all(_digest(entry, receipt) == digest for entry, digest in wanted.items()):
                 return self.store.folder(name, receipt.key)
         return None
@@ -158,7 +172,7 @@ class Runner:
             raise UserError(f"{stage} is {status.state}: {status.why}", mend="run `reveal run` first")
         return self.store.folder(stage, status.receipt.key)
 
-    def _needed(self, until: str) -> list[str]:
+    def needed(self, until: str) -> list[str]:
         needed = {until}
         for stage in reversed(list(self.stages.values())):
             if stage.name in needed:
@@ -170,7 +184,7 @@ class Runner:
         waiting = [name for name in _parents(stage) if name not in receipts]
         if waiting:
             return StageStatus(stage.name, "stale" if last else "missing", f"waits for {', '.join(waiting)}")
-        digests = {entry: str(_digest(entry, receipts[_parent(entry)])) for entry in stage.inputs}
+        digests = {entry: _digest(entry, receipts[_parent(entry)]) for entry in stage.inputs}
         now = basis(stage, digests, self.store.digests)
         key = digest_json(now)
         receipt = self.store.receipt(stage.name, key)
@@ -207,10 +221,19 @@ class Runner:
         assert status.basis is not None
         resume_dir = store.resume_dir(stage.name, status.key)
         resume_dir.mkdir(parents=True, exist_ok=True)
+        if stage.shared:
+            current().tell(Call(stage, inputs, resume_dir, self.store.cache_dir))
         started = time.monotonic()
         with store.building(stage.name, status.key) as out_dir:
-            earlier = self._earlier(stage, status.basis)
-            work = Workspace(out_dir, resume_dir, self.store.cache_dir, self.store.digests, progress, earlier)
+            work = Workspace(
+                out_dir,
+                resume_dir,
+                self.store.cache_dir,
+                self.store.digests,
+                progress,
+                partial(self._measure, status.key),
+                self._earlier(stage, status.basis),
+            )
             report = stage.run(inputs, work)
             return store.seal(
                 out_dir,
@@ -230,10 +253,9 @@ def _parent(entry: str) -> str:
     return entry.partition("/")[0]
 
 
-def _digest(entry: str, receipt: Receipt) -> str | None:
-    """Of an artifact, or of one file of it; None where it has no such file."""
-    file = entry.partition("/")[2]
-    return receipt.files.get(file, {}).get("sha256") if file else receipt.digest
+def _digest(entry: str, receipt: Receipt) -> str:
+    """Of an artifact, or of one file of it."""
+    return receipt.digest_of(entry.partition("/")[2])
 
 
 def _versions() -> dict[str, str]:

@@ -18,6 +18,8 @@ from pipeline.files import FileDigests
 from reveal_core.config import Config
 
 Report = dict[str, Any]
+#: Told points of curves while a stage runs: the curves' name, the step, values by name.
+Measure = Callable[[str, int, Mapping[str, float]], None]
 
 
 class Progress(Protocol):
@@ -56,6 +58,7 @@ class Workspace:
     """Content-addressed, shared by all datasets and runs."""
     digests: FileDigests
     progress: Progress
+    measure: Measure = lambda curves, step, values: None
     earlier: Earlier | None = None
 
 
@@ -66,6 +69,8 @@ class Stage(Config):
     name: ClassVar[str]
     version: ClassVar[int]
     """Raised by hand when the code would give another result for the same inputs."""
+    shared: ClassVar[bool] = False
+    """Whether several processes run it together, where there are several."""
     manifest_names: ClassVar[Mapping[str, str]] = {}
     """Where a field's name differs from its place in the manifest: what people are told when it changes."""
 

@@ -1,19 +1,21 @@
-"""Random search over a manifest's settings, judged on validation alone."""
+"""A search for better settings by the library Optuna, judged on validation alone."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import yaml
 
-from pipeline.attempt import Failure, Success, load_checked, open_bench
+from pipeline.attempt import Bench, Failure, Success, load_checked, open_bench
 from pipeline.files import write_json
-from pipeline.manifest import Manifest
+from pipeline.manifest import Manifest, read_document
+from pipeline.search import Search
 from pipeline.stage import Progress
-from pipeline.variants import split_outside
+from reveal_core.disk import atomic_path
 from reveal_core.errors import UserError
 
 Json = dict[str, Any]
@@ -23,55 +25,40 @@ _MAX_REPEATS = 200
 
 
 @dataclass(frozen=True)
-class Search:
-    """Where one setting is looked for."""
+class Tuning:
+    """What is searched, and how."""
 
-    field: str
-    """Dotted manifest path."""
-    bounds: tuple[float, float] | None
-    """Log-uniform between them, to three digits."""
-    choices: tuple[str, ...]
-    """YAML values, all equally likely; used when there are no bounds."""
+    path: Path
+    """The manifest."""
+    overrides: tuple[str, ...]
+    """Of every trial."""
+    searches: tuple[Search, ...]
+    num_trials: int
+    seed: int
 
-    def draw(self, rng: np.random.Generator) -> str:
-        """An override, ``a.b=value``."""
-        if self.bounds is None:
-            return f"{self.field}={self.choices[rng.integers(len(self.choices))]}"
-        low, high = np.log(self.bounds)
-        return f"{self.field}={float(np.exp(rng.uniform(low, high))):.3g}"
+    def checked(self) -> Manifest:
+        """The manifest itself, with every end of every range tried: what is wrong is told before any work.
 
-
-def parse_search(text: str) -> Search:
-    """``a.b=lo..hi`` or ``a.b=x,y,z``.
-
-    Raises:
-        UserError: it is neither.
-
-    >>> parse_search("train.lr=1e-4..1e-2").bounds
-    (0.0001, 0.01)
-    >>> parse_search("model.modalities=[id],[id,text]").choices
-    ('[id]', '[id,text]')
-    """
-    where = f"--search {text}"
-    field, equals, values = (part.strip() for part in text.partition("="))
-    if not equals or not all(field.split(".")):
-        raise UserError("not of the form a.b=lo..hi or a.b=x,y,z", where=where)
-    if ".." in values:
-        return Search(field, _bounds(values, where), ())
-    choices = tuple(split_outside(values, ","))
-    if len({*choices}) < 2 or not all(choices):
-        raise UserError("one value is no search", where=where, mend="lo..hi, or several values; --set fixes one")
-    return Search(field, None, choices)
-
-
-def _bounds(values: str, where: str) -> tuple[float, float]:
-    try:
-        low, high = (float(bound) for bound in values.split(".."))
-    except ValueError:
-        raise UserError("the bounds are not two numbers", where=where, mend="for example 1e-4..1e-2") from None
-    if not 0 < low < high < float("inf"):
-        raise UserError("bounds must be positive and rising", where=where, mend="for example 1e-4..1e-2")
-    return low, high
+        Raises:
+            UserError: it is not valid, or a range is not; nothing is searched, or one field twice; no Optuna.
+        """
+        try:
+            import optuna  # noqa: F401
+        except ImportError:
+            mend = "pip install 'reveal-recsys[search]'"
+            raise UserError("the package optuna is not installed", where="reveal tune", mend=mend) from None
+        manifest = load_checked(self.path, self.overrides)
+        if not self.searches:
+            raise UserError(
+                "says nothing to search", where=str(self.path), mend="a section search, or --search A.B=RANGE"
+            )
+        fields = [search.field for search in self.searches]
+        for search in self.searches:
+            if fields.count(search.field) > 1:
+                raise UserError(f"{search.field} is given twice", where="--search")
+            for end in search.ends:
+                load_checked(self.path, (*self.overrides, end), where=f"search of {end}")
+        return manifest
 
 
 @dataclass(frozen=True)
@@ -79,75 +66,92 @@ class Trial:
     """One choice of settings; the first is the manifest's own."""
 
     overrides: tuple[str, ...]
-    manifest: Manifest
-
-
-def draw_trials(
-    path: Path, searches: Sequence[Search], num_trials: int, seed: int, overrides: Sequence[str] = ()
-) -> list[Trial]:
-    """Different trials, the manifest itself first; fewer when the searches do not hold so many.
-
-    The first n of more trials are those of n trials, so a search can be made longer.
-
-    Raises:
-        UserError: the manifest, or one drawn, is not valid; or two searches are about one field.
-    """
-    fields = [search.field for search in searches]
-    for field in fields:
-        if fields.count(field) > 1:
-            raise UserError(f"{field} is given twice", where="--search")
-    trials = [Trial((), load_checked(path, overrides))]
-    seen = {trials[0].manifest.model_dump_json()}
-    rng, repeats = np.random.default_rng(seed), 0
-    while len(trials) < num_trials and repeats < _MAX_REPEATS:
-        drawn = tuple(search.draw(rng) for search in searches)
-        manifest = load_checked(path, (*overrides, *drawn), where=f"--search {' '.join(drawn)}")
-        if manifest.model_dump_json() in seen:
-            repeats += 1
-            continue
-        repeats = 0
-        seen.add(manifest.model_dump_json())
-        trials.append(Trial(drawn, manifest))
-    return trials
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """A search: what was asked for, and the trials drawn for it."""
-
-    overrides: tuple[str, ...]
-    """Of every trial."""
-    searches: tuple[str, ...]
-    seed: int
-    trials: Sequence[Trial]
-
-    @property
-    def name(self) -> str:
-        return self.trials[0].manifest.name
+    manifest: Manifest | None
+    """None where these settings do not go together."""
+    error: str = ""
 
 
 def run_tuning(tuning: Tuning, workdir: Path, progress: Progress) -> Json:
-    """Train every trial and compare them by validation; ``tuning.json`` is written after each.
+    """Train trial after trial; ``tunings/NAME/`` has ``tuning.json`` after each, and ``best.yaml``, a manifest.
 
-    No trial is evaluated, so the test is never looked at. Trials that were trained before are not trained again.
+    No trial is evaluated, so the test is never looked at. The sampler is seeded and trials that were trained before are
+    not trained again: a search that was killed goes on, and a longer one begins with the trials of a shorter one.
 
     Raises:
+        UserError: see :meth:`Tuning.checked`.
         LockedError: another run holds the work folder.
     """
+    name = tuning.checked().name
+    folder = workdir / "tunings" / name
     rows: list[Json] = []
-    result: Json = {}
     with open_bench(workdir, progress) as bench:
-        for number, trial in enumerate(tuning.trials):
-            what = " ".join(trial.overrides) or "the manifest's own settings"
-            progress.log(f"[{number + 1}/{len(tuning.trials)}] {what}")
-            attempt = bench.attempt(f"{tuning.name}--tune-{number}", trial.manifest, "train")
-            rows.append({"trial": number, "set": list(trial.overrides), **_outcome(attempt)})
-            progress.log(_tell(rows[-1]))
-            result = _result(tuning, rows)
+        for row, fresh in _rows(tuning, name, bench):
+            rows.append(row)
+            progress.log(_tell(row))
             # What was done before is in the file already, perhaps beside trials that this call has not come to yet.
-            if number + 1 == len(tuning.trials) or not isinstance(attempt, Success) or attempt.fresh:
-                write_json(workdir / "tunings" / tuning.name / "tuning.json", result)
+            if fresh or len(rows) == tuning.num_trials:
+                _write(folder, tuning, _result(tuning, name, rows))
+    result = _result(tuning, name, rows)
+    _write(folder, tuning, result)
     return result
+
+
+def _rows(tuning: Tuning, name: str, bench: Bench) -> Iterator[tuple[Json, bool]]:
+    """What came out of each trial, and whether anything had to run for it."""
+    from reveal_core.training import METRIC
+
+    for number, (trial, tell) in enumerate(_trials(tuning)):
+        what = " ".join(trial.overrides) or "the manifest's own settings"
+        bench.progress.log(f"[{number + 1}/{tuning.num_trials}] {what}")
+        if trial.manifest is None:
+            attempt: Success | Failure = Failure(trial.error, ours=False)
+        else:
+            attempt = bench.attempt(f"{name}--tune-{number}", trial.manifest, "train")
+        row = {"trial": number, "set": list(trial.overrides), **_outcome(attempt)}
+        tell(row["valid"][METRIC] if "valid" in row else None)
+        yield row, not isinstance(attempt, Success) or attempt.fresh
+
+
+def _trials(tuning: Tuning) -> Iterator[tuple[Trial, Any]]:
+    """Different settings, the manifest's own first, each with a function that takes its value (None = it failed)."""
+    import optuna
+
+    optuna.logging.set_verbosity(logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=tuning.seed))
+    known: dict[str, float | None] = {}
+    repeats = 0
+
+    def tell(asked: optuna.Trial | None, settings: str, value: float | None) -> None:
+        known[settings] = value
+        if asked is not None and value is None:
+            study.tell(asked, state=optuna.trial.TrialState.FAIL)
+        elif asked is not None:
+            study.tell(asked, value)
+
+    own = Trial((), load_checked(tuning.path, tuning.overrides))
+    yield own, lambda value: tell(None, _settings(own), value)
+    while len(known) < tuning.num_trials and repeats < _MAX_REPEATS:
+        asked = study.ask()
+        trial = _drawn(tuning, tuple(search.suggest(asked) for search in tuning.searches))
+        settings = _settings(trial)
+        if settings in known:
+            repeats += 1
+            tell(asked, settings, known[settings])
+            continue
+        repeats = 0
+        yield trial, lambda value, asked=asked, settings=settings: tell(asked, settings, value)
+
+
+def _drawn(tuning: Tuning, overrides: tuple[str, ...]) -> Trial:
+    try:
+        return Trial(overrides, load_checked(tuning.path, (*tuning.overrides, *overrides)))
+    except UserError as error:
+        return Trial(overrides, None, str(error))
+
+
+def _settings(trial: Trial) -> str:
+    """The same for trials that are the same."""
+    return trial.manifest.model_dump_json() if trial.manifest is not None else " ".join(trial.overrides)
 
 
 def _outcome(attempt: Success | Failure) -> Json:
@@ -169,19 +173,30 @@ def _tell(row: Json) -> str:
     return f"failed: {row['error']}" if "error" in row else f"validation {METRIC} {row['valid'][METRIC]:.4f}"
 
 
-def _result(tuning: Tuning, rows: Sequence[Json]) -> Json:
+def _result(tuning: Tuning, name: str, rows: Sequence[Json]) -> Json:
     from reveal_core.training import METRIC
 
     done = [row for row in rows if "valid" in row]
     return {
-        "manifest": tuning.name,
+        "manifest": name,
         "set": list(tuning.overrides),
-        "search": list(tuning.searches),
+        "search": {search.field: list(search.bounds or search.choices) for search in tuning.searches},
         "seed": tuning.seed,
         "metric": METRIC,
-        "asked": len(tuning.trials),
+        "asked": tuning.num_trials,
         "trials": done,
         "failed": [row for row in rows if "error" in row],
         # The first of equals, so that the manifest's own settings stay unless something is better.
         "best": max(done, key=lambda row: row["valid"][METRIC], default=None),
     }
+
+
+def _write(folder: Path, tuning: Tuning, result: Json) -> None:
+    write_json(folder / "tuning.json", result)
+    if result["best"] is None:
+        return
+    document = read_document(tuning.path, (*tuning.overrides, *result["best"]["set"]))
+    document["name"] = f"{result['manifest']}-best"
+    with atomic_path(folder / "best.yaml") as path:
+        text = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+        path.write_text(f"# The best of {len(result['trials'])} trials on validation.\n{text}", encoding="utf-8")

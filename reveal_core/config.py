@@ -8,8 +8,12 @@ manifest accepts, the type checker checks and the contract tests iterate.
 from __future__ import annotations
 
 import dataclasses
+import types
+import typing
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
+
+C = TypeVar("C", bound="Config")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,3 +53,37 @@ def result_settings(value: object) -> Any:
     if value is None or isinstance(value, str | int | float | bool):
         return value
     raise TypeError(f"not a configuration value: {value!r}")
+
+
+def from_settings(kind: type[C], settings: Any) -> C:
+    """The inverse of :func:`result_settings`; what that leaves out has its default.
+
+    Raises:
+        ValueError: they are those of something else.
+
+    >>> @dataclass(frozen=True, kw_only=True)
+    ... class Sgd(Config):
+    ...     betas: tuple[float, ...] = (0.9,)
+    ...     device: str = runtime("cpu")
+    >>> from_settings(Sgd, {"betas": [0.8, 0.9]})
+    Sgd(betas=(0.8, 0.9), device='cpu')
+    """
+    restored: C = _restored(kind, settings)
+    return restored
+
+
+def _restored(annotation: Any, value: Any) -> Any:
+    """``value`` as what the annotation of a field says; JSON has made lists of tuples and mappings of dataclasses."""
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        hints = typing.get_type_hints(annotation)
+        unknown = [name for name in value if name not in hints] if isinstance(value, dict) else [str(value)]
+        if unknown:
+            raise ValueError(f"{annotation.__name__} knows no {', '.join(unknown)}")
+        return annotation(**{name: _restored(hints[name], item) for name, item in value.items()})
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType) and isinstance(value, dict):
+        members = [member for member in typing.get_args(annotation) if dataclasses.is_dataclass(member)]
+        chosen = [member for member in members if getattr(member, "kind", value.get("kind")) == value.get("kind")]
+        if len(chosen) != 1:
+            raise ValueError(f"no kind {value.get('kind')!r}")
+        return _restored(chosen[0], value)
+    return tuple(value) if isinstance(value, list) else value

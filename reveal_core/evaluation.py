@@ -5,7 +5,7 @@ Shapes: M cases, B of them in a batch, N items, D the width of the vectors, L th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -156,7 +156,7 @@ def rank_cases(
     ranks_M = np.empty(len(cases), dtype=np.float64)
     with torch.inference_mode():
         blocks = ItemBlocks.of(scorer.item_vectors().to(device), batch_size, scorer.fusion)
-        for rows, queries_BD in _queries(scorer, cases.histories, max_seq_len, batch_size, device):
+        for rows, queries_BD in query_batches(scorer.query_vectors, cases.histories, max_seq_len, batch_size, device):
             ranks_M[rows] = blocks.ranks(queries_BD, cases.histories.take(rows), cases.targets[rows])
     return ranks_M
 
@@ -180,7 +180,7 @@ def top_lists(
         item_vectors_ND = scorer.item_vectors()[1:].float().cpu().numpy()
         width = item_vectors_ND.shape[1] // scorer.fusion.num_vectors
         queries_MD = np.empty((len(histories), width), dtype=np.float32)
-        for rows, queries_BD in _queries(scorer, histories, max_seq_len, batch_size, device):
+        for rows, queries_BD in query_batches(scorer.query_vectors, histories, max_seq_len, batch_size, device):
             queries_MD[rows] = queries_BD.cpu().numpy()
     index = build_index(item_vectors_ND, scorer.fusion.num_vectors)
     return item_vectors_ND, *search(index, queries_MD, k, histories, scorer.fusion)
@@ -305,12 +305,17 @@ def _sizes(cases: dict[Part, Cases], items: Items) -> dict[str, int]:
     return sizes
 
 
-def _queries(
-    scorer: Scorer, histories: Sequences, max_seq_len: int, batch_size: int, device: torch.device
+def query_batches(
+    query_vectors: Callable[[Padded], Tensor],
+    histories: Sequences,
+    max_seq_len: int,
+    batch_size: int,
+    device: torch.device,
 ) -> Iterator[tuple[Int64s, Tensor]]:
-    """Batches of (rows, query vectors); histories of like length go together, so little of a batch is padding."""
+    """Batches of (rows, query vectors) under inference mode; histories of like length go together, so that little of a
+    batch is padding."""
     order = np.argsort(histories.lengths, kind="stable")
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        queries_BD = scorer.query_vectors(latest(histories, rows, max_seq_len).to(device))
+        queries_BD = query_vectors(latest(histories, rows, max_seq_len).to(device))
         yield rows, queries_BD.to(device).float()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,27 +51,63 @@ class ItemFeatures:
             )
         if not np.array_equal(frame[ITEM_INDEX].to_numpy(), np.arange(1, num_items + 1)):
             raise ValueError(f"want one row of features for each of the items 1..{num_items}, in that order")
-        text, has_text = _standardised(frame["text_vector"])
-        image, has_image = _standardised(frame["image_vector"])
+        text, has_text = _standardised(*_present(frame["text_vector"]))
+        image, has_image = _standardised(*_present(frame["image_vector"]))
         return cls(text=text, image=image, has_text=has_text, has_image=has_image)
+
+    @classmethod
+    def from_arrays(
+        cls, num_items: int, text: npt.NDArray[np.floating[Any]] | None, image: npt.NDArray[np.floating[Any]] | None
+    ) -> ItemFeatures:
+        """From (N, T) and (N, V) in the order of item_index; a row that is not all finite is missing, ``None`` all are.
+
+        >>> features = ItemFeatures.from_arrays(2, None, np.array([[1.0, 2.0], [np.nan, np.nan]]))
+        >>> features.has_image.tolist(), features.text.shape
+        ([False, True, False], torch.Size([3, 0]))
+        """
+        pairs = []
+        for values in (text, image):
+            rows = np.zeros((num_items, 0)) if values is None else np.asarray(values)
+            if rows.ndim != 2 or len(rows) != num_items:
+                raise ValueError(f"want one row of content for each of {num_items} items, not {rows.shape}")
+            has = np.asarray(np.isfinite(rows).all(axis=1), dtype=np.bool_) & bool(rows.shape[1])
+            pairs.append(_standardised(rows[has].astype(np.float32), has))
+        (text_rows, has_text), (image_rows, has_image) = pairs
+        return cls(text=text_rows, image=image_rows, has_text=has_text, has_image=has_image)
 
     def with_images(self, image: Tensor) -> ItemFeatures:
         """The same with other visual vectors, (N + 1, V), taken as they are."""
         return dataclasses.replace(self, image=image)
 
 
-def standardise(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Centre the rows, then divide all by one number so that their mean squared length is 1: (M, T) -> (M, T).
+@dataclass(frozen=True, eq=False)
+class Units:
+    """What an encoder's vectors are measured in, once a model reads them."""
 
-    One number rather than one for each dimension: measured, they are equally good, and this one keeps the encoder's
-    geometry. Length 1, so that neither the scale of an encoder nor its width decides how large a projection starts.
-    """
+    centre: npt.NDArray[np.float64]
+    """(T,) the mean vector"""
+    length: float
+    """the root of the mean squared distance from it; 1 where all are the same"""
+
+    @classmethod
+    def of(cls, vectors: npt.NDArray[np.float32]) -> Units:
+        """Those of (M, T) vectors, which then have mean 0 and mean squared length 1.
+
+        One number rather than one for each dimension: measured, they are equally good, and this one keeps the encoder's
+        geometry. Length 1, so that neither the scale of an encoder nor its width decides how large a projection starts.
+        """
+        return cls(*centre_and_length(vectors))
+
+    def apply(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """(M, T) -> (M, T)"""
+        return np.asarray((vectors - self.centre) / self.length, dtype=np.float32)
+
+
+def standardise(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """In their own :class:`Units`: (M, T) -> (M, T)."""
     if not np.isfinite(vectors).all():
         raise ValueError("content vectors must be finite")
-    if not vectors.size:
-        return vectors
-    centre, length = centre_and_length(vectors)
-    return np.asarray((vectors - centre) / length, dtype=np.float32)
+    return Units.of(vectors).apply(vectors) if vectors.size else vectors
 
 
 def centre_and_length(vectors: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.float64], float]:
@@ -80,11 +117,16 @@ def centre_and_length(vectors: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.
     return centre, length if length > 0 else 1.0
 
 
-def _standardised(column: pl.Series) -> tuple[Tensor, Tensor]:
-    """(N + 1, width) and (N + 1,) of a nullable column of vectors."""
+def _present(column: pl.Series) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """The vectors of a nullable column, and which of its rows have one."""
     width = int(column.dtype.shape[0])  # type: ignore[attr-defined]
-    has = np.concatenate([[False], column.is_not_null().to_numpy()])
-    rows = np.zeros((len(column) + 1, width), dtype=np.float32)
-    if width:
-        rows[has] = standardise(column.drop_nulls().to_numpy())
+    vectors = column.drop_nulls().to_numpy() if width else np.zeros((column.len() - column.null_count(), 0), np.float32)
+    return vectors, column.is_not_null().to_numpy()
+
+
+def _standardised(vectors: npt.NDArray[np.float32], has: npt.NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+    """(N + 1, width) and (N + 1,) of the vectors of those items that have one."""
+    has = np.concatenate([[False], has])
+    rows = np.zeros((len(has), vectors.shape[1]), dtype=np.float32)
+    rows[has] = standardise(vectors)
     return torch.from_numpy(rows), torch.from_numpy(has)

@@ -259,6 +259,12 @@ class Preprocess:
     fill: tuple[int, int, int] = (0, 0, 0)
     """Colour of the padding, 0..255."""
 
+    @classmethod
+    def from_json(cls, known: dict[str, Any]) -> Preprocess:
+        """From an encoder's fingerprint, where JSON has made lists of tuples."""
+        settings: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in known.items()}
+        return cls(**settings)
+
     def apply(self, image: Image.Image) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """(height, width, 3) pixels of an RGB image."""
         import numpy as np

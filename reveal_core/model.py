@@ -30,7 +30,12 @@ _ID_STD = 0.02
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig(Config):
-    """What is trained."""
+    """What is trained.
+
+    >>> from reveal_core.backbones.gru4rec import Gru4Rec
+    >>> ModelConfig(backbone=Gru4Rec(state_dim=64), modalities=("id", "image")).content
+    ('image',)
+    """
 
     backbone: BackboneConfig = field(default=SasRec(), metadata={"discriminator": "kind"})
     """The sequence encoder."""

@@ -72,6 +72,11 @@ class Sequences:
         return cls(np.ascontiguousarray(items, dtype=np.int32), offsets, times)
 
     @classmethod
+    def nothing(cls, num_rows: int) -> Sequences:
+        """So many empty sequences."""
+        return cls(np.empty(0, dtype=np.int32), np.zeros(num_rows + 1, dtype=np.int64))
+
+    @classmethod
     def from_lists(cls, lists: Iterable[Iterable[int]]) -> Sequences:
         """From Python lists: for small data and tests."""
         parts = [np.asarray(list(part), dtype=np.int32) for part in lists]

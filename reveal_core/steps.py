@@ -15,6 +15,7 @@ from reveal_core.backbones.base import Parts, zeroed
 from reveal_core.balance.avl import Avl, unimodal_losses
 from reveal_core.batches import Batch
 from reveal_core.model import Projection, Scoring, SequenceRecommender
+from reveal_core.parallel import ALONE, Group
 
 #: Steps between measurements of gradients and updates: often enough for a curve, too seldom to cost time.
 MEASURE_EVERY = 10
@@ -93,32 +94,40 @@ class Learner:
     optimizer: torch.optim.Optimizer
     avl: Avl | None
     """``None`` = no reweighting"""
+    group: Group = ALONE
 
-    def step(self, model: SequenceRecommender, scoring: Scoring, parts: Parts, number: int) -> Update:
+    def step(
+        self, model: SequenceRecommender, scoring: Scoring, parts: Parts, number: int, share: float = 1.0
+    ) -> Update:
         """One update on the batch that ``scoring`` asks.
 
         Args:
             parts: what each modality adds to the item vectors, (K, D) each, with gradient where something learns.
             number: of the step in its pass.
+            share: of the batch's targets that ``scoring`` asks, where other processes ask the rest.
         """
-        loss = total = scoring.loss(parts)
+        loss = total = scoring.loss(parts) * share
         measured: dict[str, float] = {}
         if self.avl is not None:
             if number % self.avl.config.every == 0:
-                measured |= self._read(self.avl, model, scoring, parts)
+                measured |= self._read(self.avl, model, scoring, parts, share)
             if self.avl.config.apply_to == "loss" and self.avl.state.image > 1:
-                total = loss + (self.avl.state.image - 1) * scoring.loss(zeroed(parts, "text"))
+                total = loss + (self.avl.state.image - 1) * share * scoring.loss(zeroed(parts, "text"))
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()  # type: ignore[no-untyped-call]
+        self.group.sum_gradients(one for group in self.optimizer.param_groups for one in group["params"])
         if number % MEASURE_EVERY == 0:
             measured |= self._measured_step()
         else:
             self._step()
-        return Update(loss.detach(), measured)
+        return Update(self.group.sum(loss.detach()), measured)
 
-    def _read(self, avl: Avl, model: SequenceRecommender, scoring: Scoring, parts: Parts) -> dict[str, float]:
+    def _read(
+        self, avl: Avl, model: SequenceRecommender, scoring: Scoring, parts: Parts, share: float
+    ) -> dict[str, float]:
         with evaluating(model):
-            loss_v, loss_t = (float(loss) for loss in unimodal_losses(scoring, parts))
+            losses = torch.stack(unimodal_losses(scoring, parts)) * share
+        loss_v, loss_t = self.group.sum(losses).tolist()
         avl.observe(loss_v, loss_t)
         return {"avl/delta": loss_v - loss_t, "avl/K": avl.state.image, "avl/K_text": avl.state.text}
 
@@ -176,6 +185,7 @@ def _norm(tensors: Sequence[Tensor]) -> Tensor:
 
 def train_step(model: SequenceRecommender, learner: Learner, batch: Batch, seed: int, number: int) -> Update:
     """One update of the recommender; all randomness comes from ``seed``."""
+    batch, share = learner.group.share(batch)
     with seeded(seed, model.device) as generator:
         scoring = model.scoring(batch, generator)
-        return learner.step(model, scoring, model.tower(scoring.items_K), number)
+        return learner.step(model, scoring, model.tower(scoring.items_K), number, share)

@@ -27,6 +27,7 @@ from reveal_core.evaluation import Cases, rank_cases
 from reveal_core.extraction.alternation import Alternation, Round
 from reveal_core.metrics import mean_metrics
 from reveal_core.model import SequenceRecommender
+from reveal_core.parallel import current
 from reveal_core.schema import PADDING
 from reveal_core.sequences import TrainingHistories
 from reveal_core.steps import Learner, Tally, make_optimizer, step_seed, train_step
@@ -36,7 +37,13 @@ METRIC = "ndcg@10"
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Config):
-    """How the model is trained (AdamW)."""
+    """How the model is trained (AdamW).
+
+    >>> TrainConfig(lr=0)
+    Traceback (most recent call last):
+        ...
+    ValueError: lr, content_lr_scale and image_lr_scale must be positive, weight_decay not negative
+    """
 
     max_epochs: int = 200
     """Passes over the training interactions, at most."""
@@ -106,6 +113,11 @@ class Epoch:
     """``None`` where there was no validation after this epoch"""
     measured: dict[str, float]
     """means over the epoch: ``gradient/<owner>``, ``update/<owner>`` (norms), ``avl/K``, ``avl/delta``"""
+
+    def values(self) -> dict[str, float]:
+        """All of it by name, as points of curves."""
+        valid = {f"valid/{name}": value for name, value in (self.valid or {}).items()}
+        return {"loss": self.train_loss, **valid, **self.measured}
 
 
 @dataclass(frozen=True)
@@ -206,7 +218,10 @@ class _Training:
         optimizer = make_optimizer(
             model, config.lr, config.content_lr_scale, config.weight_decay, config.image_lr_scale
         )
-        self.learner, self.alternation = Learner(optimizer, avl), alternation
+        self.group = current()
+        if alternation is not None and self.group.size > 1:
+            raise ValueError("learned extraction is trained by one process")
+        self.learner, self.alternation = Learner(optimizer, avl, self.group), alternation
         self.config, self.seed, self.resume_dir = config, seed, resume_dir
         self.on_progress, self.on_epoch = on_progress, on_epoch
         self.valid, self.num_targets = data.valid, data.num_targets
@@ -241,7 +256,7 @@ class _Training:
         while at.step < len(batches):
             batch = batches[at.step]
             num_targets = int((batch.pos_items != PADDING).sum())
-            seed = step_seed(self.seed, at.epoch, at.step)
+            seed = step_seed(self.seed, at.epoch, at.step, *([self.group.rank] if self.group.rank else []))
             update = train_step(self.model, self.learner, batch.to(self.device), seed, at.step)
             # Summed on the device: reading each loss would make a GPU wait at every step.
             self.loss_sum += update.loss.double() * num_targets
@@ -292,6 +307,8 @@ class _Training:
 
     def _save(self) -> None:
         self._check()
+        if not self.group.leads:
+            return
         at, avl, alternation = self.at, self.learner.avl, self.alternation
         at.loss_sum, at.tally = float(self.loss_sum), dataclasses.asdict(self.tally)
         at.avl = avl.dump() if avl is not None else {}

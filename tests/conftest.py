@@ -11,16 +11,35 @@ import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from tests.tiny_run import TinyRun
 
 settings.register_profile("steady", derandomize=True)
 settings.load_profile("steady")
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
     os.environ.setdefault(_name, "1")
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """Whoever changes something in it works on a copy."""
+    from tests.tiny_run import make_run
+
+    return make_run(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="session")
+def learned_run(tmp_path_factory: pytest.TempPathFactory) -> TinyRun:
+    """Likewise, with extraction that has learned."""
+    from tests.tiny_run import make_run
+
+    return make_run(tmp_path_factory.mktemp("learned"), extraction__mode="soft")
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ SIBLINGS = (
     "pipeline/adapters",
     "pipeline/executors",
     "pipeline/sources",
+    "pipeline/trackers",
     "pipeline/stages",
 )
 

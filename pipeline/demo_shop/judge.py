@@ -47,7 +47,7 @@ def judge_attention(shop: Path, run: Path) -> dict[str, Any]:
         raise UserError("the run is of another shop", where=str(run), mend="name the shop that it was run on")
     judged = boxes.select(pl.all_horizontal(pl.all().is_not_null())).to_series().to_numpy()
     judged &= attention_NQP.sum(axis=(1, 2)) > 0
-    preprocess = _preprocess(report["fingerprint"]["preprocess"])
+    preprocess = Preprocess.from_json(report["fingerprint"]["preprocess"])
     covered_NP = cover(boxes.filter(pl.Series(judged)), preprocess, tuple(report["grid"]))
     area = float(covered_NP.mean())
     mass_Q = np.einsum("nqp,np->nq", attention_NQP[judged], covered_NP).mean(axis=0)
@@ -78,9 +78,3 @@ def cover(boxes: pl.DataFrame, preprocess: Preprocess, grid: tuple[int, int]) ->
         cut = seen_HW[: rows * height_p, : columns * width_p].reshape(rows, height_p, columns, width_p)
         patches_P[:] = cut.mean(axis=(1, 3)).reshape(-1)
     return covered_NP
-
-
-def _preprocess(known: dict[str, Any]) -> Preprocess:
-    """From the encoder's fingerprint, where JSON has made lists of tuples."""
-    settings: dict[str, Any] = {name: tuple(x) if isinstance(x, list) else x for name, x in known.items()}
-    return Preprocess(**settings)

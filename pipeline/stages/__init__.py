@@ -35,8 +35,7 @@ def plan(manifest: Manifest) -> list[Stage]:
     """
     data, workers = manifest.data, manifest.executor.num_workers
     extraction, tuning = _extraction(manifest), _tuning(manifest)
-    source = _image_source(manifest)
-    base = None if source is None else source.base_folder(Path(data.root))
+    source, base = _image_source(manifest), image_folder(manifest)
     folder = None if base is None else str(base)
     cut_at = tuning.image_blocks if tuning.tunes and "image" in manifest.model.modalities else 0
     return [
@@ -146,6 +145,12 @@ def _balance(manifest: Manifest) -> BalanceConfig:
         wpcl=WpclConfig(enabled=False) if one or not wpcl.enabled else wpcl,
         crtr=CrtrConfig(enabled=False) if one or not crtr.enabled else crtr,
     )
+
+
+def image_folder(manifest: Manifest) -> Path | None:
+    """What the paths of the images are relative to; None = the downloaded files in the work folder."""
+    source = _image_source(manifest)
+    return None if source is None else source.base_folder(Path(manifest.data.root))
 
 
 def _image_source(manifest: Manifest) -> ImageSourceConfig | None:

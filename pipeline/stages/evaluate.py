@@ -13,13 +13,12 @@ import torch
 
 from pipeline.files import read_json, write_array, write_json
 from pipeline.stage import Report, Stage, Workspace
-from reveal_core.checkpoint import load_model
+from pipeline.trained import load_trained
 from reveal_core.config import runtime
 from reveal_core.devices import resolve_device
 from reveal_core.diagnostics import diagnose
 from reveal_core.disk import atomic_path
 from reveal_core.evaluation import Cases, EvaluateConfig, Evaluation, Items, Part, build_cases, evaluate_model
-from reveal_core.features import ItemFeatures
 from reveal_core.model import ModelConfig
 from reveal_core.retrieval import build_index, save_index
 from reveal_core.schema import ITEM_ID, ITEM_INDEX, PADDING, USER_ID, USER_INDEX
@@ -75,7 +74,7 @@ class Evaluate(Stage):
         if self.model.uses_content:
             features = pl.read_parquet(inputs[self._features] / "item_features.parquet")
         device = resolve_device(self.device, where="train.device")
-        model = load_model(inputs["train"], self.model, _shown(inputs["train"], features, catalogue.height))
+        model = load_trained(inputs["train"], self.model, features, catalogue.height)
         result = evaluate_model(
             model.to(device),
             cases,
@@ -103,12 +102,6 @@ class Evaluate(Stage):
     def _direct(self, tuned: Path, cases: dict[Part, Cases], device: torch.device) -> Judged:
         scorer = load_direct(tuned, self.tuning, self.model.content, device)
         return judge_direct(scorer, cases, self.evaluate, max_seq_len=self.tuning.max_seq_len, device=device)
-
-
-def _shown(trained: Path, features: pl.DataFrame | None, num_items: int) -> ItemFeatures:
-    """What the model was trained to read: its own visual vectors where it has learned them."""
-    encoded, learned = ItemFeatures.from_frame(features, num_items), trained / "item_images.npy"
-    return encoded.with_images(torch.from_numpy(np.load(learned, allow_pickle=False))) if learned.exists() else encoded
 
 
 def _items(train: pl.DataFrame, has_image: pl.Series) -> Items:

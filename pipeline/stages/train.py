@@ -33,6 +33,7 @@ from reveal_core.extraction.config import ExtractionConfig
 from reveal_core.extraction.visual import Look
 from reveal_core.features import ItemFeatures
 from reveal_core.model import ModelConfig, SequenceRecommender, build_model
+from reveal_core.parallel import current
 from reveal_core.training import METRIC, Epoch, TrainConfig, TrainingData, TrainResult, fit, make_avl
 
 
@@ -50,6 +51,7 @@ class Train(Stage):
 
     name: ClassVar[str] = "train"
     version: ClassVar[int] = 2
+    shared: ClassVar[bool] = True
 
     seed: int
     model: ModelConfig
@@ -78,6 +80,9 @@ class Train(Stage):
         return weights_digests(self.encoder, digests) if self.encoder is not None else {}
 
     def check(self) -> None:
+        if self.encoder is not None and current().size > 1:
+            mend = "start reveal without torchrun, or extraction.mode: static"
+            raise UserError("learned extraction is trained by one process", where="extraction.mode", mend=mend)
         if self.encoder is not None and self.extraction.reads_text:
             self.extraction.critic.check()
 
@@ -131,7 +136,7 @@ class Train(Stage):
                 self.seed,
                 work.resume_dir / name.replace(" ", "-"),
                 advance,
-                lambda epoch: _tell(epoch, work.progress),
+                lambda epoch: _tell(epoch, name, work),
                 avl=make_avl(self.avl, self.model.modalities),
                 alternation=alternation,
             )
@@ -211,9 +216,11 @@ def _save_extraction(folder: Path, alternation: Alternation, look: Look, rounds:
         shutil.copytree(alternation.folder, folder / "rounds")
 
 
-def _tell(epoch: Epoch, progress: Progress) -> None:
+def _tell(epoch: Epoch, name: str, work: Workspace) -> None:
+    work.measure("train" if name == "train" else "teacher", epoch.epoch, epoch.values())
     if epoch.valid is not None:
-        progress.log(f"epoch {epoch.epoch}: loss {epoch.train_loss:.4f}, validation {METRIC} {epoch.valid[METRIC]:.4f}")
+        valid = f"validation {METRIC} {epoch.valid[METRIC]:.4f}"
+        work.progress.log(f"epoch {epoch.epoch}: loss {epoch.train_loss:.4f}, {valid}")
 
 
 def _tell_round(done: Round, progress: Progress) -> None:

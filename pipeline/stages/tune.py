@@ -47,6 +47,7 @@ class Tune(Stage):
     """
 
     name: ClassVar[str] = "tune"
+    shared: ClassVar[bool] = True
     version: ClassVar[int] = 1
     manifest_names: ClassVar[Mapping[str, str]] = {"modalities": "model.modalities"}
 

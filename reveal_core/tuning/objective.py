@@ -15,6 +15,7 @@ from reveal_core.backbones.base import Modality
 from reveal_core.balance.contrastive import info_nce, negatives_of, similarities
 from reveal_core.balance.crtr import divergences
 from reveal_core.balance.wpcl import gaps, log_weights, margins
+from reveal_core.parallel import ALONE, Group
 from reveal_core.tuning.config import BalanceConfig
 from reveal_core.tuning.histories import sum_of
 
@@ -40,9 +41,14 @@ class Loss:
 
 
 def contrastive_loss(
-    compared: Mapping[Modality, Compared], items_K: Tensor, positives_U: Tensor, tau: float, balance: BalanceConfig
+    compared: Mapping[Modality, Compared],
+    items_K: Tensor,
+    positives_U: Tensor,
+    tau: float,
+    balance: BalanceConfig,
+    group: Group = ALONE,
 ) -> Loss:
-    """The mean over the histories of which anything is known.
+    """The mean over the histories of which anything is known; where processes have some of them each, a summand of it.
 
     Args:
         items_K: which item each candidate is.
@@ -53,7 +59,7 @@ def contrastive_loss(
     negatives_UK = negatives_of(items_K, positives_U)
     known_U = torch.stack([c.known_U for c in sides]).any(dim=0)
     if len(sides) == 1:
-        return Loss(_mean(info_nce(s_UK, positives_U, negatives_UK), known_U), {})
+        return Loss(group.mean(info_nce(s_UK, positives_U, negatives_UK), known_U), {})
     text_UK, image_UK = (
         similarities(compared[name].histories_UD, compared[name].items_KD, tau) for name in ("text", "image")
     )
@@ -63,21 +69,17 @@ def contrastive_loss(
     text_U, image_U = (margins(own_UK, positives_U, negatives_UK & has_K) for own_UK in (text_UK, image_UK))
     gap_U = gaps(text_U, image_U)
     log_w_U = log_weights(balance.wpcl, gap_U, weighed_U)
-    total = _mean(info_nce(s_UK, positives_U, negatives_UK, log_w_U if balance.wpcl.enabled else None), known_U)
+    total = group.mean(info_nce(s_UK, positives_U, negatives_UK, log_w_U if balance.wpcl.enabled else None), known_U)
     measured = {
-        "margin/text": _mean(text_U, weighed_U),
-        "margin/image": _mean(image_U, weighed_U),
-        "gap": _mean(gap_U, weighed_U),
+        "margin/text": group.mean(text_U, weighed_U),
+        "margin/image": group.mean(image_U, weighed_U),
+        "gap": group.mean(gap_U, weighed_U),
     }
     if balance.wpcl.enabled:
-        measured["weight"] = _mean(log_w_U.exp(), weighed_U)
+        measured["weight"] = group.mean(log_w_U.exp(), weighed_U)
     if balance.crtr.enabled:
         apart_U = divergences(text_UK, image_UK, both_U[:, None] & has_K, balance.crtr.temperature)
-        divergence = _mean(apart_U, both_U)
+        divergence = group.mean(apart_U, both_U)
         total = total + balance.crtr.weight * divergence
         measured["divergence"] = divergence
-    return Loss(total, {name: number.detach() for name, number in measured.items()})
-
-
-def _mean(values_U: Tensor, among_U: Tensor) -> Tensor:
-    return values_U.where(among_U, 0.0).sum() / among_U.sum().clamp(min=1)
+    return Loss(total, {name: group.sum(number.detach()) for name, number in measured.items()})

@@ -18,16 +18,19 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from reveal_core.backbones.base import Modality
 from reveal_core.batches import Batch, TrainingBatches
 from reveal_core.checkpoint import TrainState, load_state, optimizer_tensors, restore_optimizer, save_state
 from reveal_core.errors import UserError
 from reveal_core.evaluation import Scorer, rank_cases
 from reveal_core.metrics import mean_metrics
+from reveal_core.parallel import ALONE, Group, current
 from reveal_core.schema import PADDING
 from reveal_core.steps import Tally, seeded, step_seed
 from reveal_core.training import METRIC, TrainingData
 from reveal_core.tuning.config import BalanceConfig
 from reveal_core.tuning.embedder import Embedder
+from reveal_core.tuning.histories import View
 from reveal_core.tuning.objective import Compared, Loss, contrastive_loss
 
 Metrics = dict[str, float]
@@ -95,15 +98,19 @@ def tune(
     return _Tuning(embedder, data, balance, seed, resume_dir, on_progress, on_epoch).run()
 
 
-def batch_loss(embedder: Embedder, batch: Batch, balance: BalanceConfig) -> Loss:
-    """The loss of a batch.
+def batch_loss(embedder: Embedder, batch: Batch, balance: BalanceConfig, group: Group = ALONE) -> Loss:
+    """The loss of a batch: this process's share of it, where several processes share one.
 
     Every place with a target is a sequence of its own (ours): what its user did up to there. The candidates are the
-    different items of the batch. A target of which nothing is known is not asked for.
+    different items of the batch, gathered from all processes. A target of which nothing is known is not asked for.
     """
-    items_K, place_BL = torch.unique(torch.stack([batch.item_seq, batch.pos_items]), return_inverse=True)
+    items_K = torch.unique(torch.stack([batch.item_seq, batch.pos_items]))
     fresh_K = draw_fresh(len(items_K), embedder.config.fresh_items)
-    views = {name: embedder.view(name, items_K.cpu().numpy(), fresh_K) for name in embedder.modalities}
+    views = {name: _seen_by_all(embedder, name, items_K, fresh_K, group) for name in embedder.modalities}
+    if group.rank:  # the items were the same draw in all processes; dropout need not be
+        torch.manual_seed(torch.initial_seed() + group.rank)
+    batch, _ = group.share(batch)
+    place_BL = torch.searchsorted(items_K, torch.stack([batch.item_seq, batch.pos_items]))
     reads = embedder.histories(views, place_BL[0], batch)
     known_K = torch.stack([view.has_K for view in views.values()]).any(dim=0)
     asked_BL = known_K[place_BL[1]]
@@ -115,7 +122,17 @@ def batch_loss(embedder: Embedder, batch: Batch, balance: BalanceConfig) -> Loss
         for name, read in reads.items()
     }
     positives_U = place_BL[1][asked_BL] - first
-    return contrastive_loss(compared, items_K[first:], positives_U, embedder.config.tau, balance)
+    return contrastive_loss(compared, items_K[first:], positives_U, embedder.config.tau, balance, group)
+
+
+def _seen_by_all(
+    embedder: Embedder, modality: Modality, items_K: Tensor, fresh_K: npt.NDArray[np.bool_], group: Group
+) -> View:
+    """Some items, of which each process sends its part through the tower."""
+    items, part = items_K.cpu().numpy(), group.part(len(items_K))
+    view = embedder.view(modality, items[part], fresh_K[part])
+    has_K = torch.as_tensor(embedder.sources[modality].has[items], device=embedder.device)
+    return View(group.gather(view.z_KD, len(items)), has_K)
 
 
 def draw_fresh(num_items: int, most: int | None) -> npt.NDArray[np.bool_]:
@@ -144,7 +161,7 @@ class _Tuning:
         self.on_progress, self.on_epoch = on_progress, on_epoch
         self.batches = TrainingBatches(data.train.sequences, self.config.max_seq_len, self.config.batch_size, seed)
         self.optimizer = make_optimizer(embedder)
-        self.at, self.best = _Position(), dict[str, Tensor]()
+        self.at, self.best, self.group = _Position(), dict[str, Tensor](), current()
         self._restore()
 
     def run(self) -> TuningResult:
@@ -162,14 +179,16 @@ class _Tuning:
             batch = batches[step].to(self.embedder.device)
             num_targets = int((batch.pos_items != PADDING).sum())
             with seeded(step_seed(self.seed, self.at.epoch, step), self.embedder.device):
-                loss = batch_loss(self.embedder, batch, self.balance)
+                loss = batch_loss(self.embedder, batch, self.balance, self.group)
                 self.optimizer.zero_grad(set_to_none=True)
                 loss.total.backward()  # type: ignore[no-untyped-call]
+                self.group.sum_gradients(self.embedder.parameters())
                 self.optimizer.step()
             tally.add(
                 {name: float(number) for name, number in loss.measured.items()} | _gradient_shares(self.optimizer)
             )
-            total, count = total + float(loss.total.detach()) * num_targets, count + num_targets
+            total += float(self.group.sum(loss.total.detach())) * num_targets
+            count += num_targets
             self.on_progress(num_targets)
         return total / count, tally.means()
 
@@ -189,7 +208,8 @@ class _Tuning:
             "optimizer": optimizer_tensors(self.optimizer),
             "best": self.best,
         }
-        save_state(self.resume_dir, TrainState(tensors, dataclasses.asdict(at)))
+        if self.group.leads:
+            save_state(self.resume_dir, TrainState(tensors, dataclasses.asdict(at)))
         self.on_epoch(line)
 
     def _check(self, loss: float) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,6 +14,7 @@ from reveal_core.evaluation import Cases, rank_cases
 from reveal_core.fusion import PLAIN, Fusion
 from reveal_core.retrieval import build_index, search
 from reveal_core.sequences import Sequences
+from tests.benchmarks.measure import fastest
 
 NUM_USERS, NUM_ITEMS, DIM, HISTORY, BATCH = 8192, 20_000, 64, 50, 1024
 
@@ -34,17 +33,6 @@ class LastItem:
         return self.vectors[histories.item_seq.gather(1, histories.seq_len[:, None] - 1)[:, 0]]
 
 
-def _fastest(works: list[Callable[[], object]], repeats: int = 5) -> list[float]:
-    """Seconds of the fastest run of each, taken in turn so that all meet the same load."""
-    times: list[list[float]] = [[] for _ in works]
-    for _ in range(repeats):
-        for work, taken in zip(works, times, strict=True):
-            started = time.perf_counter()
-            work()
-            taken.append(time.perf_counter() - started)
-    return [min(taken) for taken in times]
-
-
 def run() -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     scorer = LastItem(torch.from_numpy(rng.standard_normal((NUM_ITEMS + 1, DIM), dtype=np.float32)))
@@ -59,7 +47,7 @@ def run() -> list[dict[str, Any]]:
         for batch in queries.split(BATCH):
             torch.matmul(batch, scorer.vectors[1:].T, out=scores)
 
-    seconds = _fastest(
+    seconds = fastest(
         [
             bare,
             lambda: rank_cases(scorer, cases, max_seq_len=HISTORY, batch_size=BATCH),

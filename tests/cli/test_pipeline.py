@@ -121,6 +121,30 @@ def test_what_a_run_will_do_is_counted_beforehand(reveal: Callable[..., dict], s
     assert set(counts()) == {"split", "train", "evaluate"}
 
 
+def test_quiet_leaves_warnings_and_results(shop: Path, tmp_path: Path) -> None:
+    """Also when nothing is to do; and without the option both runs have more to say."""
+    for quiet in (["--quiet"], ["-q"], []):
+        options = ["--manifest", str(tmp_path / "tiny.yaml"), "--workdir", str(tmp_path / "work"), *quiet]
+        result = click.testing.CliRunner().invoke(cli.main.reveal, ["run", *options])
+        said = result.stderr.splitlines()
+        warnings = [line for line in said if line.startswith("warning: images: i18.png is unreadable")]
+        assert len(warnings) == 1
+        assert (said == warnings) == bool(quiet)
+        assert "popularity" in result.stdout
+
+
+def test_no_colour_where_nobody_wants_it(
+    reveal: Callable[..., dict], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    options = ["--manifest", str(tmp_path / "tiny.yaml"), "--workdir", str(tmp_path / "work")]
+    coloured = click.testing.CliRunner().invoke(cli.main.reveal, ["status", *options], color=True).stdout
+    monkeypatch.setenv("NO_COLOR", "1")
+    plain = click.testing.CliRunner().invoke(cli.main.reveal, ["status", *options], color=True).stdout
+    assert "\x1b[31m" in coloured
+    assert "\x1b[31m" not in plain
+
+
 def test_extract_stops_at_the_features(reveal: Callable[..., dict]) -> None:
     assert ran(reveal("extract")) == ["ingest", "images", "encode"]
     states = {name: stage["state"] for name, stage in reveal("status")["stages"].items()}

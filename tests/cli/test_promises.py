@@ -82,6 +82,7 @@ def test_other_folders_workers_and_batches_give_the_same_keys_and_bytes(
     assert each(there, "digest") == each(here, "digest")
 
 
+@pytest.mark.slow
 def test_other_threads_give_the_same_keys_and_until_training_the_same_bytes(machine: Callable[..., Receipts]) -> None:
     threads = torch.get_num_threads()
     try:

@@ -87,6 +87,29 @@ HOSTILE = [
 SHOWN_AS = {"\x1b[2Jx": r"\x1b[2Jx", "a\nb": r"a\nb", "\u202ex": r"\u202ex"}
 
 
+def test_stages_stand_below_the_last_that_they_read() -> None:
+    parents = {
+        "ingest": [],
+        "images": ["ingest"],
+        "encode": ["ingest", "images"],
+        "split": ["ingest"],
+        "train": ["split"],
+    }
+    receipt = Receipt("any", "k", {}, {"a": {"bytes": 1000}, "b": {"bytes": 1500}}, "d", {}, 61.25, {})
+    statuses = [(StageStatus(name, "done", "why", "k", receipt), "") for name in parents]
+    statuses[-1] = (StageStatus("train", "stale", "waits for split"), "3 more")
+    file = io.StringIO()
+    print_status(Console(file=file, width=80), statuses, parents)
+    assert [line.rstrip() for line in file.getvalue().splitlines()] == [
+        "stage         state  seconds    size  why",
+        "ingest        done      61.2  2.5 kB  why",
+        "├─ images     done      61.2  2.5 kB  why",
+        "│  └─ encode  done      61.2  2.5 kB  why",
+        "└─ split      done      61.2  2.5 kB  why",
+        "   └─ train   stale                   waits for split (3 more)",
+    ]
+
+
 @pytest.mark.parametrize("text", HOSTILE, ids=ascii)
 @pytest.mark.parametrize("color", [None, "truecolor"])
 def test_what_comes_from_outside_is_shown_as_it_is(text: str, color: Any) -> None:
@@ -96,7 +119,7 @@ def test_what_comes_from_outside_is_shown_as_it_is(text: str, color: Any) -> Non
     receipt = Receipt("images", "k", {}, {}, "d", {"summary": text, "warnings": [text]}, 1.0, {})
     status = StageStatus("images", "stale", text, "k", receipt)
     for print_ in (
-        lambda: print_status(console, [(status, "")]),
+        lambda: print_status(console, [(status, "")], {"images": []}),
         lambda: print_outcome(console, [(status, receipt)], Path("work")),
         lambda: print_metrics(console, metrics(slices={text: {"n": 3}}, baselines={text: {"ndcg@10": 0.2}})),
         lambda: TerminalProgress(console).log(text),

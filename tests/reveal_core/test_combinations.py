@@ -11,9 +11,11 @@ import pytest
 import torch
 
 from reveal_core.backbones import BackboneConfig
+from reveal_core.backbones.sasrec import SasRec
 from reveal_core.balance.avl import Avl, AvlConfig
 from reveal_core.batches import TrainingBatches
 from reveal_core.losses import LossConfig
+from reveal_core.losses.softmax import Softmax
 from reveal_core.model import SequenceRecommender
 from reveal_core.sequences import Sequences
 from reveal_core.steps import Learner, make_optimizer, train_step
@@ -22,8 +24,20 @@ BACKBONES: tuple[type[Any], ...] = typing.get_args(BackboneConfig)
 LOSSES: tuple[type[Any], ...] = typing.get_args(LossConfig)
 
 
-@pytest.mark.parametrize("backbone", BACKBONES, ids=lambda config: config.__name__)
-@pytest.mark.parametrize("loss", LOSSES, ids=lambda config: config.__name__)
+#: Every backbone with the softmax and every loss with SASRec; all the others are slow.
+PAIRS = [
+    pytest.param(
+        backbone,
+        loss,
+        marks=() if backbone is SasRec or loss is Softmax else pytest.mark.slow,
+        id=f"{loss.__name__}-{backbone.__name__}",
+    )
+    for loss in LOSSES
+    for backbone in BACKBONES
+]
+
+
+@pytest.mark.parametrize(("backbone", "loss"), PAIRS)
 def test_they_learn_and_are_balanced_together(
     multimodal: Callable[..., SequenceRecommender], histories: Sequences, backbone: type[Any], loss: type[Any]
 ) -> None:

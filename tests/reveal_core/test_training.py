@@ -119,8 +119,8 @@ def test_the_global_generator_neither_matters_nor_moves(tmp_path: Path) -> None:
     [
         ({}, None),
         ({"content": True, "loss": SampledSoftmax(num_negatives=5)}, None),
-        ({"backbone": Bert4Rec(num_layers=1), "loss": Bpr()}, None),
-        ({"content": True}, AvlConfig(enabled=True, every=2, alpha=5.0)),
+        pytest.param({"backbone": Bert4Rec(num_layers=1), "loss": Bpr()}, None, marks=pytest.mark.slow),
+        pytest.param({"content": True}, AvlConfig(enabled=True, every=2, alpha=5.0), marks=pytest.mark.slow),
         ({"content": True}, AvlConfig(enabled=True, every=3, mean="exponential", symmetric=True, apply_to="gradient")),
     ],
 )

@@ -72,6 +72,7 @@ class Chat(CriticSettings):
     max_requests: int = 1000
     """In one round, retries included: the cap on its cost. Items beyond it keep their old prompts."""
     requests_per_minute: float = runtime(60.0)
+    """At most; the endpoint's own limit, or below it."""
     concurrency: int = runtime(4)
     """Requests under way at once."""
 

@@ -55,7 +55,7 @@ class Bench:
         self.runs += 1
         self.progress = Recorder()
         out = self.folder(f"run{self.runs}")
-        work = Workspace(out, self.folder("resume"), self.folder("cache"), self.digests, self.progress, earlier)
+        work = Workspace(out, self.folder("resume"), self.folder("cache"), self.digests, self.progress, earlier=earlier)
         return out, stage.run(inputs, work)
 
     def items(self, ids: list[str], **columns: list[str | None]) -> Path:

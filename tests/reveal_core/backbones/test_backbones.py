@@ -16,6 +16,8 @@ from torch.nn.functional import cross_entropy
 
 from reveal_core.backbones import BackboneConfig
 from reveal_core.backbones.base import Backbone, Modality
+from reveal_core.backbones.hm4sr import Hm4Sr
+from reveal_core.backbones.m3srec import M3SRec
 from reveal_core.batches import Batch, Padded
 
 CONFIGS: tuple[type[Any], ...] = typing.get_args(BackboneConfig) or (BackboneConfig,)
@@ -203,7 +205,9 @@ def test_dropout_acts_in_training_alone(backbone: Backbone) -> None:
     assert not torch.equal(queries(backbone, known, given), queries(backbone, known, given))
 
 
-@pytest.mark.parametrize("config", CONFIGS)
+@pytest.mark.parametrize(
+    "config", [pytest.param(config, marks=pytest.mark.slow if config in (M3SRec, Hm4Sr) else ()) for config in CONFIGS]
+)
 def test_it_learns_to_repeat_the_item_before_the_last(config: type[Any]) -> None:
     """Two items in turn: the right answer is neither the last one nor a common one."""
     generator = torch.Generator().manual_seed(0)

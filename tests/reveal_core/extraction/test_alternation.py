@@ -217,7 +217,7 @@ class Killer:
     [
         pytest.param("soft", False, marks=pytest.mark.slow),
         pytest.param("text", False, marks=pytest.mark.slow),
-        ("both", True),
+        pytest.param("both", True, marks=pytest.mark.slow),
     ],
 )
 def test_a_run_killed_anywhere_goes_on_to_the_same_end(
