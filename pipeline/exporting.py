@@ -19,7 +19,7 @@ from pipeline.finished import FinishedRun
 from pipeline.model_card import model_card
 from pipeline.recbole_files import write_embeddings, write_recbole
 from pipeline.unseen import units_of
-from reveal_core.disk import atomic_folder
+from reveal_core.disk import atomic_folder, atomic_path
 from reveal_core.errors import UserError
 from reveal_core.evaluation import Float32s
 from reveal_core.query_encoder import write_onnx
@@ -126,7 +126,8 @@ class Export:
         return {"index.faiss": f"exact inner product index; {rows} the item with `item_index = i + 1`"}
 
     def safetensors(self) -> dict[str, str]:
-        save_file({"items": self.items, "users": self.users}, self.folder / "vectors.safetensors")
+        with atomic_path(self.folder / "vectors.safetensors") as temporary:
+            save_file({"items": self.items, "users": self.users}, temporary)
         return {"vectors.safetensors": "tensors `items` and `users`, in the order of `item_index` and `user_index`"}
 
     def model(self) -> dict[str, str]:

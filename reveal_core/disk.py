@@ -43,7 +43,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     # Several threads, or machines that share a folder, may be writing the same file.
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
+        temporary.touch()
+        rights = temporary.stat().st_mode
         yield temporary
+        temporary.chmod(rights)  # safetensors lets nobody but the owner read
         sync(temporary)
         temporary.replace(path)
         sync(path.parent)

@@ -57,3 +57,13 @@ def test_a_write_that_fails_says_where_and_leaves_nothing(tmp_path: Path) -> Non
         write()
     assert raised.value.filename == str(tmp_path / "new")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_others_may_read_what_is_written_as_any_new_file(tmp_path: Path) -> None:
+    """Some libraries make files that are the owner's alone."""
+    plain = tmp_path / "plain"
+    plain.touch()
+    with atomic_path(tmp_path / "x") as temporary:
+        temporary.unlink()
+        os.close(os.open(temporary, os.O_CREAT | os.O_WRONLY, 0o600))
+    assert (tmp_path / "x").stat().st_mode == plain.stat().st_mode
