@@ -74,7 +74,7 @@ def test_an_item_with_several_images_has_several_keys(photos: pl.DataFrame) -> N
     several = photos.with_columns(pl.Series("item_index", [1, 1, 2, 3, 3, 3, 4, 5, 5, 6, 6], pl.Int32))
     digests = photos["sha256"].to_list()
     expected = [digests[0:2], digests[2:3], digests[3:5], digests[6:7], digests[8:9], digests[9:11]]
-    assert keys_by_item(several) == expected, "the sixth photo is broken, the eighth is none"
+    assert keys_by_item(several).to_list() == expected, "the sixth photo is broken, the eighth is none"
     assert image_keys(several) == [keys[0] for keys in expected]
 
 
