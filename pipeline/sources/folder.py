@@ -164,7 +164,7 @@ def _checked(folder: Path) -> Path:
 def listing(folder: Path, follow_links: bool) -> Iterator[tuple[str, os.stat_result | None]]:
     """Every file below the folder by its relative name, in order; without a stat if it is not to be followed.
 
-    A linked folder counts as its files, but a link back to a folder above is not taken, nor is one inside a linked folder
+    A linked folder counts as its files, but a link back to a folder above is not taken, nor one inside a linked folder
     to a folder that was listed before: a few links could otherwise stand for more files than anybody can list.
 
     Raises:
