@@ -37,6 +37,19 @@ class ImageFile(NamedTuple):
     """what the encoder reads before it"""
 
 
+def _bytes(file: ImageFile) -> bytes | None:
+    """None when they are not the ones that the digest stands for."""
+    try:
+        data = file.part.read_bytes()
+    except OSError:
+        return None
+    return data if hashlib.sha256(data).hexdigest() == file.sha256 else None
+
+
+def is_as_it_was(file: ImageFile) -> bool:
+    return _bytes(file) is not None
+
+
 class _Batches(Dataset[tuple[list[str], Tensor, str | None]]):
     """Decodes one whole batch per index: (keys, pixels BHW3 uint8, the file that is not what it was)."""
 
@@ -50,13 +63,10 @@ class _Batches(Dataset[tuple[list[str], Tensor, str | None]]):
     def __getitem__(self, index: int) -> tuple[list[str], Tensor, str | None]:
         batch = self._batches[index]
         pixels = np.empty((len(batch), *self._preprocess.size, 3), dtype=np.uint8)
-        for row, (_, sha256, part, _) in enumerate(batch):
-            try:
-                data = part.read_bytes()
-            except OSError:
-                data = b""
-            if hashlib.sha256(data).hexdigest() != sha256:
-                return [], torch.empty(0), part.path
+        for row, file in enumerate(batch):
+            data = _bytes(file)
+            if data is None:
+                return [], torch.empty(0), file.part.path
             pixels[row] = self._preprocess.apply(decode_image(data))
         return [file.key for file in batch], torch.from_numpy(pixels), None
 

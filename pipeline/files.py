@@ -38,8 +38,12 @@ def file_stamp(path: Path | str) -> str:
     Raises:
         OSError: when there is no such file.
     """
-    stat = os.stat(path)  # noqa: PTH116 - a million times
-    return f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_ino}"
+    return stamp_of(os.stat(path))  # noqa: PTH116 - a million times
+
+
+def stamp_of(facts: os.stat_result) -> str:
+    """:func:`file_stamp` of a file that has been looked at already."""
+    return f"{facts.st_size}:{facts.st_mtime_ns}:{facts.st_ctime_ns}:{facts.st_ino}"
 
 
 def write_json(path: Path, value: object) -> None:
@@ -101,6 +105,7 @@ class FileDigests:
     """
 
     def __init__(self, database: Path) -> None:
+        self._handed_on: dict[Path, pl.DataFrame] = {}
         database.parent.mkdir(parents=True, exist_ok=True)
         try:
             self._connection = _opened(database)
@@ -139,20 +144,38 @@ class FileDigests:
             return None
         return None if row is None else str(row[0])
 
-    def recall_all(self, kind: str, folder: Path | str) -> dict[str, tuple[str, str]]:
-        """The stamp and the fact of each file below a folder, by its absolute path: one question for all of them."""
+    def recall_all(self, kind: str, folder: Path | str) -> pl.DataFrame:
+        """``stamp`` and ``fact`` of each file below a folder, by its absolute ``path``: one question for all."""
+        import polars as pl
+
         query = f"SELECT path, stamp, fact FROM facts WHERE kind = ? AND {_IS_BELOW}"  # noqa: S608 - a constant
+        rows: list[tuple[str, str, str]] = []
         try:
-            rows = self._connection.execute(query, (kind, *_below(folder)))
-            return {path: (stamp, fact) for path, stamp, fact in rows}
+            rows = self._connection.execute(query, (kind, *_below(folder))).fetchall()
         except sqlite3.DatabaseError as error:
             _log.debug("%s", error)
-            return {}
+        return pl.DataFrame(rows, dict.fromkeys(("path", "stamp", "fact"), pl.String), orient="row")
 
     def remember(self, kind: str, facts: Iterable[tuple[Path | str, str, str]]) -> None:
         """Keep (path, stamp taken before reading, fact) for each file, in one transaction."""
         rows = [(kind, str(Path(path).absolute()), stamp, fact) for path, stamp, fact in facts]
         self._write("INSERT OR REPLACE INTO facts VALUES (?, ?, ?, ?)", rows)
+
+    def hand_on(self, folder: Path, stamps: pl.DataFrame) -> None:
+        """Leave the stamps of the files below a folder to whoever works on them next: see :meth:`take_over`.
+
+        Args:
+            stamps: ``path`` relative to the folder, and ``stamp``.
+        """
+        self._handed_on[folder] = stamps
+
+    def take_over(self, folder: Path) -> pl.DataFrame | None:
+        """What was left, once: the key of a result and the result are then made from the same look at the files."""
+        return self._handed_on.pop(folder, None)
+
+    def drop_handed_on(self) -> None:
+        """Nobody came for it."""
+        self._handed_on.clear()
 
     def forget(self, kind: str, folder: Path) -> None:
         """The facts of this kind about all files below a folder."""

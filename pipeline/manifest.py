@@ -11,12 +11,14 @@ import typing
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Union
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from pipeline.adapters import AdapterConfig
+from pipeline.executors import ExecutorConfig
+from pipeline.executors.local import Local
 from pipeline.ready_features import Features
 from pipeline.search import searches_of
 from pipeline.sources import ImageSourceConfig
@@ -24,7 +26,7 @@ from pipeline.sources.base import Use
 from pipeline.sources.folder import Folder
 from pipeline.trackers import TrackerConfig
 from reveal_core.balance.avl import AvlConfig
-from reveal_core.config import Config, runtime
+from reveal_core.config import runtime
 from reveal_core.encoders import EncoderConfig
 from reveal_core.encoders.embedded import Embedded
 from reveal_core.errors import UserError
@@ -82,23 +84,6 @@ class DataConfig(Cleaning):
         return Cleaning(**{field.name: getattr(self, field.name) for field in fields(Cleaning)})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Local(Config):
-    """Work on this machine, in worker processes."""
-
-    kind: Literal["local"] = "local"
-    workers: int = runtime(0)
-    """Worker processes for reading and decoding images; 0 = one for each core but one, at least one."""
-
-    def __post_init__(self) -> None:
-        if self.workers < 0:
-            raise ValueError("workers must not be negative")
-
-    @property
-    def num_workers(self) -> int:
-        return self.workers or max(1, (os.cpu_count() or 1) - 1)
-
-
 class Manifest(BaseModel):
     """A validated manifest; the sections in the order in which people write them."""
 
@@ -118,7 +103,7 @@ class Manifest(BaseModel):
     balance: BalanceConfig = BalanceConfig()
     train: TrainConfig = TrainConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    executor: Local = Local()
+    executor: ExecutorConfig = Local()
     trackers: tuple[TrackerConfig, ...] = ()
     """Where people watch runs; results never depend on them."""
     search: dict[str, Any] = {}

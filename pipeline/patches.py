@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import polars as pl
 
-from pipeline.decoding import ImageFile, decoded_batches
+from pipeline.decoding import ImageFile, decoded_batches, is_as_it_was
 from pipeline.files import FileDigests
-from pipeline.shards import ArrayStore, Halves
+from pipeline.remote import Job, RemoteEncoder
+from pipeline.shards import ArrayStore, Form, Halves, Quantized
 from pipeline.sources.base import image_part, images_base
 from pipeline.stage import Progress, Workspace
 from reveal_core.encoders.base import Encoder, EncoderSettings, reads_prompts
@@ -39,12 +40,21 @@ KEY, PROMPT = "key", "prompt"
 def open_patches(encoder: Encoder, cache_dir: Path) -> ArrayStore:
     """The encoder's part of the cache: ``patches`` (num_prefix + P, E), what enters its tail, and ``pooled``."""
     num_tokens = encoder.num_prefix + encoder.grid[0] * encoder.grid[1]
-    fields = {"patches": (num_tokens, encoder.patch_dim), "pooled": (encoder.image_dim,)}
+    shape = (num_tokens, encoder.patch_dim)
+    patches = Quantized(shape) if encoder.image_fingerprint["dtype"] == "int8" else shape
+    fields: dict[str, Form] = {"patches": patches, "pooled": (encoder.image_dim,)}
     return ArrayStore(cache_dir / "images", encoder.image_fingerprint, fields)
 
 
 def filled_patches(
-    encoder: Encoder, images: pl.DataFrame, work: Workspace, *, folder: str | None, batch_size: int, workers: int
+    encoder: Encoder,
+    images: pl.DataFrame,
+    work: Workspace,
+    *,
+    folder: str | None,
+    batch_size: int,
+    workers: int,
+    remote: RemoteEncoder | None = None,
 ) -> tuple[ArrayStore, int]:
     """The encoder's part of the cache with all used ``images`` in it, and how many had to be encoded for that.
 
@@ -52,20 +62,50 @@ def filled_patches(
         images: see :func:`read_images`.
         folder: what its paths are relative to; None = the downloaded files in the work folder.
         workers: processes that decode; 0 = this one.
+        remote: who encodes instead of this process, if not ``None``.
 
     Raises:
         UserError: when a file is not the one that images.parquet describes, or features are not finite.
     """
-    store = open_patches(encoder, work.cache_dir)
-    encoded = fill_cache(
-        encoder,
-        store,
-        image_files(images, folder, work.cache_dir),
-        batch_size=batch_size,
-        workers=workers,
-        progress=work.progress,
-    )
+    store, files = open_patches(encoder, work.cache_dir), image_files(images, folder, work.cache_dir)
+    if remote is not None:
+        return store, _fill_remotely(remote, store, files, work, batch_size)
+    encoded = fill_cache(encoder, store, files, batch_size=batch_size, workers=workers, progress=work.progress)
     return store, encoded
+
+
+def _fill_remotely(
+    remote: RemoteEncoder, store: ArrayStore, images: Sequence[ImageFile], work: Workspace, batch_size: int
+) -> int:
+    """:func:`fill_cache` by the workers of a cluster: the same shards."""
+    files, rows = _missing(store, images), shard_rows(batch_size)
+    shards = [files[start : start + rows] for start in range(0, len(files), rows)]
+    jobs = [Job([file.key for file in shard], (shard, batch_size)) for shard in shards]
+    with work.progress.track("encode images", len(files)) as advance:
+        try:
+            remote.fill(store, "image", _made_of_files, work, jobs, advance)
+        except UserError as error:
+            if not any(file.part.path == error.where and is_as_it_was(file) for file in files):
+                raise
+            mend = "mount the images under the same path on every machine"
+            raise UserError("a worker cannot read this file", where=error.where, mend=mend) from None
+    return len(files)
+
+
+def _made_of_files(encoder: Encoder, job: tuple[Sequence[ImageFile], int]) -> dict[str, Halves]:
+    """The arrays of a shard."""
+    files, batch_size = job
+    prompts = {file.key: file.prompt for file in files}
+    batches = decoded_batches(files, encoder.preprocess, batch_size, 0)
+    if encoder.device.type == "cpu":  # a core for each thread of the worker: there is none to decode ahead on
+        return _joined([_encode(encoder, pixels, [prompts[key] for key in keys]) for keys, pixels in batches])
+    return _joined([halves for _, halves in _encoded(encoder, batches, prompts)])
+
+
+def _missing(store: ArrayStore, images: Sequence[ImageFile]) -> list[ImageFile]:
+    """Those that the store lacks, each once."""
+    by_key = {image.key: image for image in images}
+    return [by_key[key] for key in store.missing(list(by_key))]
 
 
 def weights_digests(encoder: EncoderSettings, digests: FileDigests) -> dict[str, str]:
@@ -98,15 +138,16 @@ def _prompted(sha256: str, prompt: str) -> str:
     return hashlib.sha256(digests).hexdigest() if prompt else sha256
 
 
-def keys_by_item(images: pl.DataFrame) -> list[list[str]]:
+def keys_by_item(images: pl.DataFrame) -> pl.Series:
     """The cache's keys of each item's images, from :func:`read_images`; those that are used, in their order."""
-    used = pl.col(KEY).filter("used")
-    return images.group_by(ITEM_INDEX, maintain_order=True).agg(used)[KEY].to_list()
+    used = images.filter("used").group_by(ITEM_INDEX, maintain_order=True).agg(KEY)
+    items = images.select(ITEM_INDEX).unique(maintain_order=True)
+    return items.join(used, on=ITEM_INDEX, how="left", maintain_order="left")[KEY].fill_null([])
 
 
 def image_keys(images: pl.DataFrame) -> list[str | None]:
     """The cache's key of each item's image, the first one of several; None where there is no usable image."""
-    return [keys[0] if keys else None for keys in keys_by_item(images)]
+    return [keys[0] if keys else None for keys in keys_by_item(images).to_list()]
 
 
 def image_files(images: pl.DataFrame, folder: str | None, cache_dir: Path) -> list[ImageFile]:
@@ -147,8 +188,7 @@ def fill_cache(
     Raises:
         UserError: when a file has no longer the bytes that its key stands for, or features are not finite.
     """
-    by_key = {image.key: image for image in images}
-    files = [by_key[key] for key in store.missing(list(by_key))]
+    files = _missing(store, images)
     prompts = {image.key: image.prompt for image in files}
     rows = shard_rows(batch_size)
     keys: list[str] = []
@@ -166,12 +206,12 @@ def fill_cache(
             if len(keys) >= rows:
                 if written is not None:
                     written.result()  # at most one shard waits: memory stays bounded
-                written = writer.submit(_write_shard, store, keys, parts)
+                written = writer.submit(store.write, keys, _joined(parts))
                 keys, parts = [], []
         if written is not None:
             written.result()
         if keys:
-            _write_shard(store, keys, parts)
+            store.write(keys, _joined(parts))
     return len(files)
 
 
@@ -222,6 +262,7 @@ def _encode(encoder: Encoder, pixels: torch.Tensor, prompts: Sequence[str]) -> t
     return half(found.tokens_BNE), half(found.pooled_BE)
 
 
-def _write_shard(store: ArrayStore, keys: Sequence[str], parts: Sequence[tuple[Halves, Halves]]) -> None:
+def _joined(parts: Sequence[tuple[Halves, Halves]]) -> dict[str, Halves]:
+    """The arrays of a shard from those of its batches."""
     patches, pooled = zip(*parts, strict=True)
-    store.write(keys, {"patches": np.concatenate(patches), "pooled": np.concatenate(pooled)})
+    return {"patches": np.concatenate(patches), "pooled": np.concatenate(pooled)}

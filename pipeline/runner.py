@@ -16,7 +16,7 @@ from pipeline.artifacts import ArtifactStore, Receipt
 from pipeline.crew import Call
 from pipeline.files import digest_json
 from pipeline.fingerprint import FORMAT, basis, explain
-from pipeline.stage import Progress, Stage, Workspace
+from pipeline.stage import Earlier, Progress, Stage, Workspace
 from reveal_core.errors import UserError
 from reveal_core.parallel import current
 
@@ -101,6 +101,7 @@ class Runner:
                 self.store.record_run(self.name, receipt)
                 outcome[name] = (status, receipt)
                 found[name] = StageStatus(name, "done", "", receipt.key, receipt, receipt.basis)
+                self.store.digests.drop_handed_on()
         return list(outcome.values())
 
     def forecast(self, scratch: Path, progress: Progress) -> list[tuple[StageStatus, str]]:
@@ -128,10 +129,30 @@ class Runner:
                     status = replace(status, receipt=receipt)
                     counts = self._changes(stage, last.get(stage.name), folders[stage.name])
                 else:
-                    counts = stage.left_to_do(inputs, self.store.cache_dir)
+                    earlier = self._earlier(stage, status.basis)
+                    counts = stage.left_to_do(inputs, self.store.cache_dir, earlier)
             known[stage.name] = status
             told.append((status, counts))
         return told
+
+    def _earlier(self, stage: Stage, now: Mapping[str, Any] | None) -> Earlier | None:
+        """The result of the last run, if only its inputs were others, and it and they are still there whole."""
+        last = self.store.last_run(self.name).get(stage.name)
+        if last is None or now is None or {**last, "inputs": {}} != {**now, "inputs": {}}:
+            return None
+        receipt = self.store.receipt(stage.name, digest_json(last))
+        inputs = {name: self._input_as_it_was(name, last["inputs"]) for name in _parents(stage)}
+        found = {name: folder for name, folder in inputs.items() if folder is not None}
+        if receipt is None or len(found) < len(inputs):
+            return None
+        return Earlier(self.store.folder(stage.name, receipt.key), found)
+
+    def _input_as_it_was(self, name: str, digests: Mapping[str, str]) -> Path | None:
+        wanted = {entry: digest for entry, digest in digests.items() if _parent(entry) == name}
+        for receipt in self.store.receipts(name):
+            if all(_digest(entry, receipt) == digest for entry, digest in wanted.items()):
+                return self.store.folder(name, receipt.key)
+        return None
 
     def _changes(self, stage: Stage, last: dict[str, Any] | None, after: Path) -> str:
         # What another version wrote may have another form.
@@ -159,10 +180,12 @@ class Runner:
         return [name for name in self.stages if name in needed]
 
     def _inspect(self, stage: Stage, known: Mapping[str, StageStatus], last: dict[str, Any] | None) -> StageStatus:
-        waiting = [name for name in _parents(stage) if known[name].receipt is None]
+        receipts = {name: receipt for name in _parents(stage) if (receipt := known[name].receipt) is not None}
+        waiting = [name for name in _parents(stage) if name not in receipts]
         if waiting:
             return StageStatus(stage.name, "stale" if last else "missing", f"waits for {', '.join(waiting)}")
-        now = basis(stage, {entry: _digest(entry, known) for entry in stage.inputs}, self.store.digests)
+        digests = {entry: _digest(entry, receipts[_parent(entry)]) for entry in stage.inputs}
+        now = basis(stage, digests, self.store.digests)
         key = digest_json(now)
         receipt = self.store.receipt(stage.name, key)
         if receipt is not None:
@@ -202,8 +225,15 @@ class Runner:
             current().tell(Call(stage, inputs, resume_dir, self.store.cache_dir))
         started = time.monotonic()
         with store.building(stage.name, status.key) as out_dir:
-            measure = partial(self._measure, status.key)
-            work = Workspace(out_dir, resume_dir, self.store.cache_dir, self.store.digests, progress, measure)
+            work = Workspace(
+                out_dir,
+                resume_dir,
+                self.store.cache_dir,
+                self.store.digests,
+                progress,
+                partial(self._measure, status.key),
+                self._earlier(stage, status.basis),
+            )
             report = stage.run(inputs, work)
             return store.seal(
                 out_dir,
@@ -216,15 +246,16 @@ class Runner:
 
 
 def _parents(stage: Stage) -> list[str]:
-    return list(dict.fromkeys(entry.partition("/")[0] for entry in stage.inputs))
+    return list(dict.fromkeys(map(_parent, stage.inputs)))
 
 
-def _digest(entry: str, known: Mapping[str, StageStatus]) -> str:
+def _parent(entry: str) -> str:
+    return entry.partition("/")[0]
+
+
+def _digest(entry: str, receipt: Receipt) -> str:
     """Of an artifact, or of one file of it."""
-    name, _, file = entry.partition("/")
-    receipt = known[name].receipt
-    assert receipt is not None
-    return receipt.digest_of(file)
+    return receipt.digest_of(entry.partition("/")[2])
 
 
 def _versions() -> dict[str, str]:

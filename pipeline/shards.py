@@ -1,19 +1,22 @@
 """The patch cache: arrays of fixed shape by the digest of what they were computed from, in Arrow IPC shards.
 
 A shard is written once and never changed, so a kill loses at most the shard in flight, and readers map the files
-without copying. The shards are their own index: opening a store reads their keys and nothing else. Each carries the
-checksum of its arrays, which is looked at once, before the first of its keys counts as present.
+without copying. The shards are their own index: the first question to a store reads their keys and nothing else. Each
+carries the checksum of its arrays, which is looked at once, before the first of its keys counts as present.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import time
 import zlib
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +24,36 @@ import pyarrow as pa
 
 from pipeline.files import digest_json, write_json
 from reveal_core.disk import atomic_path
+from reveal_core.errors import UserError
 
 Halves = npt.NDArray[np.float16]
+Bytes = npt.NDArray[np.int8]
 
 _KEY = "key"
+_KEY_BYTES = 32
 _CHECKSUM = b"crc32"
 _SUFFIX = ".arrow"
+#: Seconds after which what another machine has written is here, at most, and between two looks.
+_APPEARS, _LOOK = 60.0, 0.5
 _log = logging.getLogger("reveal")
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """How float16 arrays are kept in half the bytes: the numbers along the last axis share a scale.
+
+    ``q = round(x / s)`` in int8 with ``s = max |x| / 127`` in float16, so what is read differs from what was written by
+    at most half a step, ``s / 2``, and the rounding of float16.
+    """
+
+    shape: tuple[int, ...]
+
+
+Form = tuple[int, ...] | Quantized
+
+
+def shape_of(form: Form) -> tuple[int, ...]:
+    return form.shape if isinstance(form, Quantized) else form
 
 
 class ArrayStore:
@@ -36,17 +62,30 @@ class ArrayStore:
     Args:
         root: folder of all stores; this one is the folder below it that is named by the fingerprint's digest.
         fingerprint: what the arrays depend on besides their key, as JSON; kept beside the shards for people.
-        fields: the shape of each array without the leading key axis, e.g. ``{"patches": (P, E), "pooled": (E,)}``.
+        fields: the shape of each array without the leading key axis, e.g. ``{"patches": (P, E), "pooled": (E,)}``;
+            :class:`Quantized` where it is kept so.
     """
 
-    def __init__(self, root: Path, fingerprint: Mapping[str, object], fields: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, root: Path, fingerprint: Mapping[str, object], fields: Mapping[str, Form]) -> None:
         self.folder = root / digest_json(fingerprint)[:16]
         self.fields = dict(fields)
-        self._places: dict[str, tuple[_Shard, int]] = {}
+        self._shards: list[_Shard] = []
+        self._starts: list[int] = []  # the place of each shard's first row
         if not (self.folder / "fingerprint.json").exists():
             write_json(self.folder / "fingerprint.json", fingerprint)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """Where each key is: a number that :meth:`_at` reads; made when somebody asks for a key."""
+        places: dict[str, int] = {}
         for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
-            self._open(path)
+            places.update(self._open(path))
+        return places
+
+    def _at(self, place: int) -> tuple[_Shard, int]:
+        """The shard and the row in it."""
+        number = bisect_right(self._starts, place) - 1
+        return self._shards[number], place - self._starts[number]
 
     def __len__(self) -> int:
         return len(self._places)
@@ -54,32 +93,43 @@ class ArrayStore:
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Those of ``keys`` that are not here whole, each once, in their order."""
         wanted = list(dict.fromkeys(keys))
-        for shard in {id(self._places[key][0]): self._places[key][0] for key in wanted if key in self._places}.values():
+        if not wanted:
+            return []
+        shards = (self._at(self._places[key])[0] for key in wanted if key in self._places)
+        for shard in {id(shard): shard for shard in shards}.values():
             if not shard.intact:
                 self._set_aside(shard.path, "its checksum is wrong")
-                self._places = {key: place for key, place in self._places.items() if place[0] is not shard}
+                for key in shard.keys:
+                    if key in self._places and self._at(self._places[key])[0] is shard:
+                        del self._places[key]
         return [key for key in wanted if key not in self._places]
 
     def write(self, keys: Sequence[str], arrays: Mapping[str, Halves]) -> None:
-        """Add one shard: for each field (len(keys), *shape). Durable when this returns.
+        """:func:`write_shard` to this store."""
+        places = self._places  # of the files that are there without this one
+        places.update(self._open(write_shard(self.folder, self.fields, keys, arrays)))
+
+    def admit(self, keys: Sequence[str]) -> None:
+        """Take in a shard of these keys that another process has written.
 
         Raises:
-            ValueError: when an array has another shape than the store, or a value is not finite.
+            UserError: it is not here.
         """
-        columns = [pa.array([bytes.fromhex(key) for key in keys], pa.binary(32))]
-        for name, shape in self.fields.items():
-            array = np.ascontiguousarray(arrays[name], dtype=np.float16)
-            if array.shape != (len(keys), *shape):
-                raise ValueError(f"{name}: shape {array.shape}, not {(len(keys), *shape)}")
-            if not np.isfinite(array).all():
-                raise ValueError(f"{name}: a value does not fit into float16")
-            columns.append(pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), math.prod(shape)))
-        batch = pa.RecordBatch.from_arrays(columns, [_KEY, *self.fields])
-        batch = batch.replace_schema_metadata({_CHECKSUM: str(_checksum(arrays[name] for name in self.fields))})
-        path = self.folder / f"{digest_json(list(keys))[:32]}{_SUFFIX}"
-        with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), batch.schema) as writer:
-            writer.write_batch(batch)
-        self._open(path)
+        path = self.folder / _name(keys)
+        waited = 0.0
+        while not path.exists():  # a network's file system may take its time
+            if waited >= _APPEARS:
+                mend = "mount the work folder under the same path on every machine"
+                raise UserError("a worker wrote it, but it is not here", where=str(path), mend=mend)
+            list(self.folder.iterdir())
+            time.sleep(_LOOK)
+            waited += _LOOK
+        self._places.update(self._open(path))
+
+    def sweep(self) -> None:
+        """Remove what processes that were killed were writing; nobody else may be writing now."""
+        for left in self.folder.glob(f".*{_SUFFIX}.*.tmp"):
+            left.unlink(missing_ok=True)
 
     def read(self, keys: Sequence[str], field: str) -> Halves:
         """(len(keys), *shape), copied out of the mapped shards.
@@ -87,19 +137,25 @@ class ArrayStore:
         Raises:
             KeyError: when a key is not here.
         """
-        out = np.empty((len(keys), *self.fields[field]), dtype=np.float16)
-        for row, key in enumerate(keys):
-            shard, place = self._places[key]
-            out[row] = shard.columns[field][place]
-        return out
+        places = [self._at(self._places[key]) for key in keys]
+        form = self.fields[field]
+        if not isinstance(form, Quantized):
+            halves: Halves = _gathered(places, field, form, np.float16)
+            return halves
+        steps = _gathered(places, field, form.shape, np.int8)
+        return _restored(steps, _gathered(places, _scales_of(field), (*form.shape[:-1], 1), np.float16))
 
-    def _open(self, path: Path) -> None:
+    def _open(self, path: Path) -> Iterable[tuple[str, int]]:
+        """The places of its keys; of none, when it is damaged."""
         try:
             shard = _opened(path, self.fields)
         except DamagedShardError as error:
             self._set_aside(path, str(error))
-            return
-        self._places.update({key: (shard, row) for row, key in enumerate(shard.keys)})
+            return ()
+        start = self._starts[-1] + len(self._shards[-1].keys) if self._shards else 0
+        self._shards.append(shard)
+        self._starts.append(start)
+        return zip(shard.keys, range(start, start + len(shard.keys)), strict=True)
 
     def _set_aside(self, path: Path, why: str) -> None:
         aside = path.with_suffix(".damaged")
@@ -107,12 +163,85 @@ class ArrayStore:
         _log.warning("%s is damaged and was set aside as %s: %s", path, aside.name, why)
 
 
+def write_shard(folder: Path, fields: Mapping[str, Form], keys: Sequence[str], arrays: Mapping[str, Halves]) -> Path:
+    """Write one shard: for each field (len(keys), *shape). Durable when this returns.
+
+    Raises:
+        ValueError: when an array has another shape than the store, or a value is not finite.
+    """
+    columns: dict[str, Halves | Bytes] = {}
+    for name, form in fields.items():
+        array = np.ascontiguousarray(arrays[name], dtype=np.float16)
+        if array.shape != (len(keys), *shape_of(form)):
+            raise ValueError(f"{name}: shape {array.shape}, not {(len(keys), *shape_of(form))}")
+        if not np.isfinite(array).all():
+            raise ValueError(f"{name}: a value does not fit into float16")
+        if isinstance(form, Quantized):
+            columns[name], columns[_scales_of(name)] = quantized(array)
+        else:
+            columns[name] = array
+    lists = [
+        pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), math.prod(array.shape[1:]))
+        for array in columns.values()
+    ]
+    named_keys = pa.array([bytes.fromhex(key) for key in keys], pa.binary(_KEY_BYTES))
+    batch = pa.RecordBatch.from_arrays([named_keys, *lists], [_KEY, *columns])
+    batch = batch.replace_schema_metadata({_CHECKSUM: str(_checksum(columns.values()))})
+    path = folder / _name(keys)
+    with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), batch.schema) as writer:
+        writer.write_batch(batch)
+    return path
+
+
+def quantized(array: Halves) -> tuple[Bytes, Halves]:
+    """``q`` and ``s`` of :class:`Quantized`; the scales have a last axis of length 1."""
+    exact = array.astype(np.float32)
+    largest = np.abs(exact).max(axis=-1, keepdims=True)
+    # Rounded up, so that no number is beyond 127 steps and a row of zeros has steps too.
+    scale = np.nextafter((largest / 127).astype(np.float16), np.float16(np.inf))
+    return np.rint(exact / scale.astype(np.float32)).astype(np.int8), scale
+
+
+def _restored(steps: Bytes, scales: Halves) -> Halves:
+    import torch
+
+    # NumPy has no fast arithmetic for float16: this is seven times as fast.
+    restored: Halves = torch.from_numpy(steps).half().mul_(torch.from_numpy(scales)).numpy()
+    return restored
+
+
+def _gathered(places: Sequence[tuple[_Shard, int]], column: str, shape: tuple[int, ...], dtype: type[Any]) -> Any:
+    """(len(places), *shape), copied out of the mapped shards."""
+    out = np.empty((len(places), *shape), dtype=dtype)
+    for row, (shard, place) in enumerate(places):
+        out[row] = shard.columns[column][place]
+    return out
+
+
+def _scales_of(field: str) -> str:
+    return f"{field}.scale"
+
+
+def _columns_of(fields: Mapping[str, Form]) -> dict[str, tuple[int, ...]]:
+    """The columns of a shard and the shape of a row in each."""
+    columns: dict[str, tuple[int, ...]] = {}
+    for name, form in fields.items():
+        columns[name] = shape_of(form)
+        if isinstance(form, Quantized):
+            columns[_scales_of(name)] = (*form.shape[:-1], 1)
+    return columns
+
+
+def _name(keys: Sequence[str]) -> str:
+    return f"{digest_json(list(keys))[:32]}{_SUFFIX}"
+
+
 @dataclass(frozen=True)
 class _Shard:
     path: Path
     keys: list[str]
-    columns: dict[str, Halves]
-    """By field, mapped: (rows, *shape)."""
+    columns: dict[str, Halves | Bytes]
+    """Mapped: (rows, *shape)."""
     checksum: int
 
     @cached_property
@@ -124,7 +253,7 @@ class DamagedShardError(Exception):
     """A file that is no shard, or no longer one."""
 
 
-def _opened(path: Path, fields: Mapping[str, tuple[int, ...]] | None = None) -> _Shard:
+def _opened(path: Path, fields: Mapping[str, Form] | None = None) -> _Shard:
     """A shard, mapped; its arrays are not read yet.
 
     Args:
@@ -135,21 +264,30 @@ def _opened(path: Path, fields: Mapping[str, tuple[int, ...]] | None = None) -> 
         OSError: the system refused, which says nothing about the file.
     """
     try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-        names = list(fields or table.column_names[1:])
-        columns = {name: _mapped(table, name, fields[name] if fields else (-1,)) for name in names}
-        keys = [value.hex() for value in table[_KEY].to_pylist()]
-        return _Shard(path, keys, columns, int(table.schema.metadata[_CHECKSUM]))
+        batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
+        shapes = _columns_of(fields) if fields else dict.fromkeys(batch.schema.names[1:], (-1,))
+        columns = {name: _mapped(batch, name, shape) for name, shape in shapes.items()}
+        return _Shard(path, _keys(batch), columns, int(batch.schema.metadata[_CHECKSUM]))
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise
         raise DamagedShardError(str(error).splitlines()[0]) from None
 
 
-def _mapped(table: pa.Table, name: str, shape: tuple[int, ...]) -> Halves:
-    values: Halves = table[name].combine_chunks().flatten().to_numpy(zero_copy_only=True)
-    mapped: Halves = values.reshape(table.num_rows, *shape)
+def _mapped(batch: pa.RecordBatch, name: str, shape: tuple[int, ...]) -> Halves | Bytes:
+    values: Halves | Bytes = batch.column(name).flatten().to_numpy(zero_copy_only=True)
+    mapped: Halves | Bytes = values.reshape(batch.num_rows, *shape)
     return mapped
+
+
+def _keys(batch: pa.RecordBatch) -> list[str]:
+    """In hex; all at once, as a cache of a million images is opened in a second then."""
+    column = batch.column(_KEY)
+    if column.type != pa.binary(_KEY_BYTES) or column.offset:
+        raise ValueError("its keys are none")
+    text = column.buffers()[1].to_pybytes().hex()
+    width = 2 * _KEY_BYTES
+    return [text[start : start + width] for start in range(0, width * batch.num_rows, width)]
 
 
 def damaged_shards(root: Path) -> list[Path]:
@@ -164,9 +302,9 @@ def _is_whole(path: Path) -> bool:
         return False
 
 
-def _checksum(arrays: Iterable[Halves]) -> int:
+def _checksum(arrays: Iterable[Halves | Bytes]) -> int:
     """CRC-32 over the values of all arrays, one after the other."""
     crc = 0
     for array in arrays:
-        crc = zlib.crc32(np.ascontiguousarray(array, dtype=np.float16).data, crc)
+        crc = zlib.crc32(np.ascontiguousarray(array).data, crc)
     return crc

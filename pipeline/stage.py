@@ -35,6 +35,18 @@ class Progress(Protocol):
 
 
 @dataclass(frozen=True)
+class Earlier:
+    """A finished result of the same stage under the same settings, made from other inputs.
+
+    What it holds may save work, never change a result.
+    """
+
+    result: Path
+    inputs: Mapping[str, Path]
+    """The folders it was made from, by stage name, as they were."""
+
+
+@dataclass(frozen=True)
 class Workspace:
     """The folders and services a running stage is given."""
 
@@ -47,6 +59,7 @@ class Workspace:
     digests: FileDigests
     progress: Progress
     measure: Measure = lambda curves, step, values: None
+    earlier: Earlier | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +111,7 @@ class Stage(Config):
         """Of a quick stage: in counts, what a result differs in from the one before; empty = nothing that counts."""
         return ""
 
-    def left_to_do(self, inputs: Mapping[str, Path], cache_dir: Path) -> str:
+    def left_to_do(self, inputs: Mapping[str, Path], cache_dir: Path, earlier: Earlier | None) -> str:
         """Of a stage with a cache: in counts, what a run has to do that is not in it; empty = it runs as a whole."""
         return ""
 

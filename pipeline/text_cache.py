@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipeline.patches import half, shard_rows
+from pipeline.remote import Job, RemoteEncoder
 from pipeline.shards import ArrayStore, Halves
 from pipeline.stage import Workspace
 from reveal_core.encoders.base import Encoder
@@ -30,11 +32,26 @@ def open_vectors(encoder: Encoder, cache_dir: Path) -> ArrayStore:
     return ArrayStore(cache_dir / "texts", encoder.text_fingerprint, {"vector": (max(1, encoder.text_dim),)})
 
 
-def filled_vectors(encoder: Encoder, texts: Sequence[str | None], work: Workspace, batch_size: int) -> ArrayStore:
-    """The encoder's part of the cache with the ``vector`` of all of ``texts`` in it."""
+def filled_vectors(
+    encoder: Encoder,
+    texts: Sequence[str | None],
+    work: Workspace,
+    batch_size: int,
+    remote: RemoteEncoder | None = None,
+) -> ArrayStore:
+    """The encoder's part of the cache with the ``vector`` of all of ``texts`` in it.
+
+    Args:
+        remote: who encodes instead of this process, if not ``None``.
+    """
     store = open_vectors(encoder, work.cache_dir)
-    _fill(store, texts, work, batch_size, lambda some: {"vector": half(encoder.encode_texts(some))})
+    elsewhere = None if remote is None else partial(remote.fill, store, "text", _vectors, work)
+    _fill(store, texts, work, batch_size, partial(_vectors, encoder), elsewhere)
     return store
+
+
+def _vectors(encoder: Encoder, texts: Sequence[str]) -> dict[str, Halves]:
+    return {"vector": half(encoder.encode_texts(texts))}
 
 
 def filled_tokens(cut: TextCut, texts: Sequence[str | None], work: Workspace, batch_size: int) -> ArrayStore:
@@ -61,13 +78,18 @@ def _fill(
     work: Workspace,
     batch_size: int,
     make: Callable[[Sequence[str]], Mapping[str, Halves]],
+    elsewhere: Callable[[Sequence[Job], Callable[[int], None]], None] | None = None,
 ) -> None:
-    """Add what is missing, shard by shard."""
+    """Add what is missing, shard by shard: here by ``make``, or ``elsewhere``."""
     keys = text_keys(texts)
     text_by_key = dict(zip(keys, texts, strict=True))
     todo, rows = store.missing([key for key in keys if key is not None]), shard_rows(batch_size)
+    shards = [todo[start : start + rows] for start in range(0, len(todo), rows)]
+    jobs = [Job(shard, [str(text_by_key[key]) for key in shard]) for shard in shards]
     with work.progress.track("encode texts", len(todo)) as advance:
-        for start in range(0, len(todo), rows):
-            shard = todo[start : start + rows]
-            store.write(shard, make([str(text_by_key[key]) for key in shard]))
-            advance(len(shard))
+        if elsewhere is not None:
+            elsewhere(jobs, advance)
+            return
+        for job in jobs:
+            store.write(job.keys, make(job.made_of))
+            advance(len(job.keys))

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,7 +40,8 @@ def sync(path: Path) -> None:
 def atomic_path(path: Path) -> Iterator[Path]:
     """A temporary name beside ``path`` to write to; on success it is fsynced and renamed, otherwise removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Several threads, or machines that share a folder, may be writing the same file.
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
     try:
         temporary.touch()
         rights = temporary.stat().st_mode

@@ -28,6 +28,7 @@ SIBLINGS = (
     "reveal_core/balance",
     "reveal_core/extraction/critics",
     "pipeline/adapters",
+    "pipeline/executors",
     "pipeline/sources",
     "pipeline/trackers",
     "pipeline/stages",

@@ -19,7 +19,8 @@ from pipeline.patterns import check_pattern
 from pipeline.stage import Workspace
 from reveal_core.config import Config
 from reveal_core.errors import UserError
-from reveal_core.images import FilePart, ImageCheck, ImageLimits
+from reveal_core.images import FilePart, ImageLimits, Status
+from reveal_core.schema import ITEM_INDEX
 
 Use = Literal["first", "all", "best"]
 
@@ -27,28 +28,42 @@ Use = Literal["first", "all", "best"]
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".webp", ".avif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm")
 
 
-class Candidate(NamedTuple):
-    """One image of one item, before anybody has looked at it."""
+#: A table of candidates: images of items, before anybody has looked at them.
+CANDIDATES: dict[str, pl.DataType] = {
+    ITEM_INDEX: pl.Int32(),
+    "path": pl.String(),  # of the file with the bytes, relative to the source's folder
+    "offset": pl.Int64(),  # where in the file they begin; null = the whole file
+    "part_bytes": pl.Int64(),  # how many they are; null = the whole file
+    "origin": pl.String(),  # the member of a tar file, or the URL
+    "stamp": pl.String(),  # see pipeline.files.file_stamp; null = nobody has asked for it yet
+    "status": pl.String(),  # what is known without looking; null = somebody is to look
+    "detail": pl.String(),
+}
 
-    item: int
-    """The item's row in items.parquet, from 0."""
+
+class Candidate(NamedTuple):
+    """A row of it."""
+
+    item_index: int
     path: str | None
-    """Of the file with its bytes, relative to the source's folder."""
     offset: int | None = None
-    """Where in the file they begin; None = the whole file."""
-    num_bytes: int | None = None
-    """Of a part of a file."""
+    part_bytes: int | None = None
     origin: str | None = None
-    """The member of a tar file, or the URL."""
-    verdict: ImageCheck | None = None
-    """What is known without looking: then nobody looks."""
+    stamp: str | None = None
+    status: Status | None = None
+    detail: str | None = None
+
+
+def candidates(rows: Sequence[Candidate]) -> pl.DataFrame:
+    """The table of them."""
+    return pl.DataFrame(rows, CANDIDATES, orient="row")
 
 
 @dataclass(frozen=True)
 class Found:
     """What a source has for the items."""
 
-    candidates: list[Candidate]
+    candidates: pl.DataFrame
     """Item by item, each item's in their order; an item without any is not in here."""
     warnings: Sequence[str] = ()
 
@@ -115,8 +130,11 @@ class ImageSource(Config, ABC):
         """
 
     @abstractmethod
-    def settle(self, looked: Sequence[tuple[Candidate, ImageCheck]], folder: Path | None, work: Workspace) -> list[str]:
+    def settle(self, looked: pl.DataFrame, folder: Path | None, work: Workspace) -> list[str]:
         """Take note of what became of the candidates.
+
+        Args:
+            looked: the candidates with the columns that a look at them fills.
 
         Returns:
             What is worth telling.

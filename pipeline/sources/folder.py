@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,17 +12,26 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pipeline.files import FileDigests
+from pipeline.files import FileDigests, stamp_of
 from pipeline.patterns import Names, image_path, is_text, names_of
-from pipeline.sources.base import ByPattern, Candidate, Found, Wanted, digest_listing, inside_root
+from pipeline.sources.base import (
+    CANDIDATES,
+    ByPattern,
+    Candidate,
+    Found,
+    Wanted,
+    candidates,
+    digest_listing,
+    inside_root,
+)
 from pipeline.stage import Workspace
 from reveal_core.config import runtime
 from reveal_core.errors import UserError
-from reveal_core.images import ImageCheck
-from reveal_core.schema import ITEM_ID
+from reveal_core.schema import ITEM_ID, ITEM_INDEX
 
-_OUT = ImageCheck("refused", "a link that leads out of the image folder")
-_ID_OUT = ImageCheck("refused", "the id leads out of the image folder")
+#: Why it is refused.
+_OUT = "a link that leads out of the image folder"
+_ID_OUT = "the id leads out of the image folder"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,23 +49,35 @@ class Folder(ByPattern):
 
     def external(self, folder: Path | None, digests: FileDigests) -> dict[str, str]:
         assert folder is not None
-        return {"the image folder": digest_listing(listing(folder, self.follow_links))}
+        digest, stamps = _looked_over(folder, self.follow_links)
+        digests.hand_on(folder, stamps)
+        return {"the image folder": digest}
 
     def find(self, wanted: Wanted, folder: Path | None, work: Workspace) -> Found:
         assert folder is not None
-        stars, names = self._stars, self._names(folder)
-        alone = len(self.patterns) == 1 and not stars
-        inside = _Inside(folder)
-        candidates = []
-        for item, item_id in enumerate(wanted.items[ITEM_ID]):
-            # The look at a file tells whether it is there: a single name need not be asked for twice.
-            found = names_of(self.patterns, item_id, lambda name: alone or os.path.lexists(folder / name), names)
-            for name in found[: 1 if wanted.first_only else None]:
-                verdict = None if self.follow_links or inside(name) else _OUT
-                candidates.append(Candidate(item, name, verdict=verdict))
+        stamps = work.digests.take_over(folder)
+        if stamps is None:
+            _, stamps = _looked_over(folder, self.follow_links)
+        if len(self.patterns) == 1 and not self._stars:
+            rows = _by_name(self.patterns[0], wanted.items)
+        else:
+            rows = self._by_names(wanted, folder, stamps["path"])
+        rows = rows.drop("stamp").join(stamps, on="path", how="left", maintain_order="left").select(*CANDIDATES)
+        return Found(
+            rows if self.follow_links else _guarded(rows, folder), _shared(rows["path"]) if self._stars else ()
+        )
+
+    def _by_names(self, wanted: Wanted, folder: Path, listed: pl.Series) -> pl.DataFrame:
+        """Candidates by patterns that may mean several names: those that there are."""
+        known, names = set(listed), Names(listed if self._stars else ())
+        rows = []
+        for index, item_id in wanted.items.select(ITEM_INDEX, ITEM_ID).iter_rows():
+            # What is listed is there; what is not may be there under a name that the system takes for another.
+            found = names_of(self.patterns, item_id, lambda n: n in known or os.path.lexists(folder / n), names)
+            rows += [Candidate(index, name) for name in found[: 1 if wanted.first_only else None]]
             if not found:
-                candidates.append(self._not_found(item, item_id))
-        return Found(candidates, _shared(candidates) if stars else ())
+                rows.append(self._not_found(index, item_id))
+        return candidates(rows)
 
     def listed(self, items: pl.DataFrame, folder: Path | None) -> npt.NDArray[np.bool_]:
         assert folder is not None
@@ -78,20 +98,41 @@ class Folder(ByPattern):
         """Those that patterns with ``*`` are looked up in."""
         return Names(filter(is_text, (name for name, _ in listing(folder, self.follow_links))) if self._stars else ())
 
-    def settle(self, looked: Sequence[tuple[Candidate, ImageCheck]], folder: Path | None, work: Workspace) -> list[str]:
-        if all(check.status == "missing" for _, check in looked):
-            looked_for = next((image.path for image, _ in looked if image.path is not None), self.patterns[0])
+    def settle(self, looked: pl.DataFrame, folder: Path | None, work: Workspace) -> list[str]:
+        if (looked["status"] == "missing").all():
+            looked_for = next(iter(looked["path"].drop_nulls()), self.patterns[0])
             mend = f"the first one looked for was {looked_for}; set data.images.pattern"
             raise UserError("no item has an image there", where=f"data.images: {folder}", mend=mend)
         return []
 
-    def _not_found(self, item: int, item_id: str) -> Candidate:
+    def _not_found(self, item_index: int, item_id: str) -> Candidate:
         """With the name that was looked for first, where it is one name."""
         plain = next((pattern for pattern in self.patterns if "*" not in pattern), None)
-        if plain is None:
-            return Candidate(item, None, verdict=ImageCheck("missing"))
-        path = image_path(plain, item_id)
-        return Candidate(item, path, verdict=_ID_OUT if path is None else ImageCheck("missing"))
+        path = None if plain is None else image_path(plain, item_id)
+        if plain is not None and path is None:
+            return Candidate(item_index, None, status="refused", detail=_ID_OUT)
+        return Candidate(item_index, path, status="missing")
+
+
+def _by_name(pattern: str, items: pl.DataFrame) -> pl.DataFrame:
+    """Candidates by a pattern that means one name: the look at a file tells whether it is there."""
+    paths = pl.Series("path", [image_path(pattern, item_id) for item_id in items[ITEM_ID]], pl.String)
+    rows = candidates([]).clear(items.height).with_columns(items[ITEM_INDEX], paths)
+    return _with_verdict(rows, paths.is_null(), _ID_OUT)
+
+
+def _guarded(rows: pl.DataFrame, folder: Path) -> pl.DataFrame:
+    """With a verdict on links that lead out. A file that was listed with its stamp is not behind one."""
+    inside = _Inside(folder)
+    doubtful = rows.filter(pl.col("stamp").is_null() & pl.col("status").is_null())["path"].unique()
+    return _with_verdict(rows, rows["path"].is_in([path for path in doubtful if not inside(path)]), _OUT)
+
+
+def _with_verdict(rows: pl.DataFrame, where: pl.Series, detail: str) -> pl.DataFrame:
+    return rows.with_columns(
+        pl.when(where).then(pl.lit("refused")).otherwise("status").alias("status"),
+        pl.when(where).then(pl.lit(detail)).otherwise("detail").alias("detail"),
+    )
 
 
 class _Inside:
@@ -123,7 +164,8 @@ def _checked(folder: Path) -> Path:
 def listing(folder: Path, follow_links: bool) -> Iterator[tuple[str, os.stat_result | None]]:
     """Every file below the folder by its relative name, in order; without a stat if it is not to be followed.
 
-    A linked folder counts as its files, but a link back to a folder above is not taken.
+    A linked folder counts as its files, but a link back to a folder above is not taken, nor one inside a linked folder
+    to a folder that was listed before: a few links could otherwise stand for more files than anybody can list.
 
     Raises:
         UserError: when there is no such folder, or it cannot be read.
@@ -143,38 +185,61 @@ class _Level(NamedTuple):
     prefix: str
     place: tuple[int, int]
     """Device and inode."""
+    linked: bool
+    """Whether a link leads to it, or to a folder above."""
     entries: Iterator[os.DirEntry[str]]
 
     @classmethod
-    def of(cls, folder: str | Path, prefix: str) -> _Level:
+    def of(cls, folder: str | Path, prefix: str, *, linked: bool) -> _Level:
         facts = Path(folder).stat()
         with os.scandir(folder) as entries:
-            return cls(prefix, (facts.st_dev, facts.st_ino), iter(sorted(entries, key=lambda entry: entry.name)))
+            ordered = iter(sorted(entries, key=lambda entry: entry.name))
+        return cls(prefix, (facts.st_dev, facts.st_ino), linked, ordered)
+
+
+def _looked_over(folder: Path, follow_links: bool) -> tuple[str, pl.DataFrame]:
+    """The digest of :func:`listing`, and the ``stamp`` of each ``path`` in it: null if it is not to be followed."""
+    paths: list[str] = []
+    stamps: list[str | None] = []
+
+    def noted() -> Iterator[tuple[str, os.stat_result | None]]:
+        for name, facts in listing(folder, follow_links):
+            if is_text(name):
+                paths.append(name)
+                stamps.append(None if facts is None else stamp_of(facts))
+            yield name, facts
+
+    digest = digest_listing(noted())
+    return digest, pl.DataFrame({"path": paths, "stamp": stamps}, dict.fromkeys(("path", "stamp"), pl.String))
 
 
 def _below(folder: Path, inside: _Inside | None) -> Iterator[tuple[str, os.stat_result | None]]:
     """Without recursion: folders may lie deeper in one another than Python calls functions."""
-    levels = [_Level.of(folder, "")]
+    levels = [_Level.of(folder, "", linked=False)]
+    listed = {levels[0].place}
     while levels:
-        entry = next(levels[-1].entries, None)
-        if entry is None:
+        prefix, _, linked, entries = levels[-1]
+        for entry in entries:
+            name = prefix + entry.name
+            if inside is not None and entry.is_symlink() and not inside(name):
+                yield name, None
+            elif entry.is_file():
+                yield name, entry.stat()
+            elif entry.is_dir():
+                below = _Level.of(entry.path, f"{name}/", linked=linked or entry.is_symlink())
+                again = linked and entry.is_symlink() and below.place in listed
+                if not again and all(below.place != level.place for level in levels):
+                    levels.append(below)
+                    listed.add(below.place)
+                    break  # what comes after it here is listed after what is below it
+        else:
             levels.pop()
-            continue
-        name = f"{levels[-1].prefix}{entry.name}"
-        if inside is not None and entry.is_symlink() and not inside(name):
-            yield name, None
-        elif entry.is_dir():
-            below = _Level.of(entry.path, f"{name}/")
-            if all(below.place != level.place for level in levels):
-                levels.append(below)
-        elif entry.is_file():
-            yield name, entry.stat()
 
 
-def _shared(candidates: Sequence[Candidate]) -> list[str]:
+def _shared(paths: pl.Series) -> list[str]:
     """A pattern with ``*`` may take one item's file for another's: ``a_b_1.jpg`` is ``a_*`` and ``a_b_*``."""
-    counts = Counter(name.path for name in candidates if name.path is not None)
-    shared = sorted(path for path, count in counts.items() if count > 1)
-    if not shared:
+    found = paths.drop_nulls()
+    shared = found.filter(found.is_duplicated()).unique().sort()
+    if not len(shared):
         return []
     return [f"{len(shared)} files fit the pattern of several items, e.g. {shared[0]}: each of them has it"]

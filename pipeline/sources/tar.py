@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, Literal
@@ -16,11 +16,10 @@ import polars as pl
 
 from pipeline.files import FileDigests, file_stamp
 from pipeline.patterns import Names, is_text, leaves_folder, names_of
-from pipeline.sources.base import ByPattern, Candidate, Found, Wanted, digest_listing
+from pipeline.sources.base import ByPattern, Candidate, Found, Wanted, candidates, digest_listing
 from pipeline.stage import Workspace
 from reveal_core.errors import UserError
-from reveal_core.images import ImageCheck
-from reveal_core.schema import ITEM_ID
+from reveal_core.schema import ITEM_ID, ITEM_INDEX
 
 #: No header of a tar file is longer, in bytes: only one that lies about its length would be, or one that is made to
 #: cost time, since Python searches it in a time that grows with the square of its length.
@@ -67,15 +66,17 @@ class Tar(ByPattern):
         for shard, index in indices.items():
             for name in index.members:
                 shards_by_name.setdefault(name, []).append(shard)
-        candidates = []
-        for item, found_names in enumerate(self._of_items(wanted.items, shards_by_name)):
+        rows = []
+        names_by_item = self._of_items(wanted.items, shards_by_name)
+        for item_index, names in zip(wanted.items[ITEM_INDEX], names_by_item, strict=True):
             found = [
-                Candidate(item, shard, *indices[shard].members[name], origin=name)
-                for name in found_names
+                Candidate(item_index, shard, *indices[shard].members[name], origin=name)
+                for name in names
                 for shard in shards_by_name[name]
             ]
-            candidates += found[: 1 if wanted.first_only else None]
-        return Found(candidates, [line for shard, index in indices.items() for line in index.warnings(shard)])
+            rows += found[: 1 if wanted.first_only else None]
+        warnings = [line for shard, index in indices.items() for line in index.warnings(shard)]
+        return Found(candidates(rows), warnings)
 
     def listed(self, items: pl.DataFrame, folder: Path | None) -> npt.NDArray[np.bool_]:
         assert folder is not None
@@ -87,8 +88,8 @@ class Tar(ByPattern):
         names = Names(known)
         return (names_of(self.patterns, item_id, known.__contains__, names) for item_id in items[ITEM_ID])
 
-    def settle(self, looked: Sequence[tuple[Candidate, ImageCheck]], folder: Path | None, work: Workspace) -> list[str]:
-        if not looked:
+    def settle(self, looked: pl.DataFrame, folder: Path | None, work: Workspace) -> list[str]:
+        if looked.is_empty():
             where, mend = f"data.images.source: {folder}/{self.files}", "set data.images.source.pattern"
             raise UserError("no item has an image in these tar files", where=where, mend=mend)
         return []

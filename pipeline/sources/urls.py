@@ -16,11 +16,11 @@ import polars as pl
 from pipeline.download.ledger import Ledger, Outcome
 from pipeline.download.settings import DownloadSettings
 from pipeline.files import FileDigests
-from pipeline.sources.base import Candidate, Found, ImageSource, Wanted, downloads_folder
+from pipeline.sources.base import Candidate, Found, ImageSource, Wanted, candidates, downloads_folder
 from pipeline.stage import Workspace
 from reveal_core.errors import UserError
-from reveal_core.images import ImageCheck
-from reveal_core.schema import IMAGE_URLS
+from reveal_core.images import Status
+from reveal_core.schema import IMAGE_URLS, ITEM_INDEX
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,17 +57,19 @@ class Urls(ImageSource, DownloadSettings):
             due = [url for url in asked if ledger.due(url, self._rule(max_bytes))]
             with work.progress.track("download", len(due)) as advance:
                 asyncio.run(self._fetch(due, ledger, max_bytes, advance))
-            return Found([_candidate(item, url, ledger) for item, urls in enumerate(urls_by_item) for url in urls])
+            by_item = zip(wanted.items[ITEM_INDEX], urls_by_item, strict=True)
+            return Found(candidates([_candidate(index, url, ledger) for index, urls in by_item for url in urls]))
 
     def listed(self, items: pl.DataFrame, folder: Path | None) -> npt.NDArray[np.bool_]:
         return (items[IMAGE_URLS].list.len().fill_null(0) > 0).to_numpy()
 
-    def settle(self, looked: Sequence[tuple[Candidate, ImageCheck]], folder: Path | None, work: Workspace) -> list[str]:
+    def settle(self, looked: pl.DataFrame, folder: Path | None, work: Workspace) -> list[str]:
+        fetched = looked.filter(pl.col("path").is_not_null())
         with closing(self._ledger(work.cache_dir)) as ledger:
-            damaged = sum(_reject(ledger, str(image.origin), image.path, check) for image, check in looked)
-            again = len(ledger.to_ask_again() & {str(image.origin) for image, _ in looked})
-        if not any(check.status == "ok" for _, check in looked):
-            status, detail = next((check.status, check.detail) for _, check in looked)
+            damaged = sum(_reject(ledger, *row) for row in fetched.select(*_JUDGED).iter_rows())
+            again = len(ledger.to_ask_again().intersection(looked["origin"]))
+        if not (looked["status"] == "ok").any():
+            status, detail = looked.select("status", "detail").row(0)
             mend = "data.images.source.allow_private: true, if that is meant" if status == "refused" else ""
             what = f"none of {len(looked)} images could be fetched; the first is {status}: {detail}"
             raise UserError(what, where="data.images.source", mend=mend)
@@ -109,21 +111,23 @@ class Urls(ImageSource, DownloadSettings):
         ledger.clear_partial()
 
 
-def _candidate(item: int, url: str, ledger: Ledger) -> Candidate:
+def _candidate(item_index: int, url: str, ledger: Ledger) -> Candidate:
     entry = ledger.entry(url)
     assert entry is not None
     if entry.path is not None:
-        return Candidate(item, entry.path, origin=url)
-    return Candidate(item, None, origin=url, verdict=ImageCheck(entry.status, entry.detail))
+        return Candidate(item_index, entry.path, origin=url)
+    return Candidate(item_index, None, origin=url, status=entry.status, detail=entry.detail)
 
 
-def _reject(ledger: Ledger, url: str, path: str | None, check: ImageCheck) -> bool:
+#: What :func:`_reject` is told of a candidate.
+_JUDGED = ("origin", "path", "sha256", "status", "detail")
+
+
+def _reject(ledger: Ledger, url: str, path: str, sha256: str | None, status: Status, detail: str | None) -> bool:
     """Tell the ledger of what was fetched and is no usable image; whether it is not even what was fetched."""
-    if path is None:
-        return False
-    damaged = check.sha256 is not None and not path.endswith(check.sha256)
+    damaged = sha256 is not None and not path.endswith(sha256)
     if damaged:
         (ledger.folder / path).unlink(missing_ok=True)
-    if damaged or check.status in ("unreadable", "empty", "missing"):
-        ledger.reject(url, check.status, check.detail)
+    if damaged or status in ("unreadable", "empty", "missing"):
+        ledger.reject(url, status, detail)
     return damaged

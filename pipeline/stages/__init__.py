@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+from pipeline.executors.dask import Dask
 from pipeline.manifest import Manifest
 from pipeline.ready_features import Features
 from pipeline.sources import ImageSourceConfig
@@ -52,7 +53,7 @@ def plan(manifest: Manifest) -> list[Stage]:
             limits=data.images.limits,
             use=data.images.use,
             folder=folder,
-            workers=workers,
+            executor=manifest.executor,
         ),
         _encode(manifest, extraction.tail_blocks if extraction.learns else cut_at, folder),
         Split(split=manifest.split),
@@ -76,8 +77,14 @@ def plan(manifest: Manifest) -> list[Stage]:
 def _encode(manifest: Manifest, tail_blocks: int | None, folder: str | None) -> Stage:
     if isinstance(manifest.encoder, Features):
         return Ready(features=manifest.encoder, root=manifest.data.root)
-    workers = manifest.executor.num_workers
-    return Encode(encoder=manifest.encoder, tail_blocks=tail_blocks, folder=folder, workers=workers)
+    executor = manifest.executor
+    return Encode(
+        encoder=manifest.encoder,
+        tail_blocks=tail_blocks,
+        folder=folder,
+        workers=executor.num_workers,
+        cluster=executor if isinstance(executor, Dask) else None,
+    )
 
 
 def _tune(manifest: Manifest, tuning: TuningConfig, folder: str | None) -> Tune:

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 
-from pipeline.files import FileDigests
-from pipeline.patches import filled_patches, keys_by_item, open_patches, read_images, weights_digests
-from pipeline.shards import ArrayStore
-from pipeline.stage import Report, Stage, Workspace
+from pipeline.executors.dask import Dask
+from pipeline.files import FileDigests, write_blocks
+from pipeline.item_vectors import EarlierVectors, blocks, mean_column
+from pipeline.patches import KEY, filled_patches, keys_by_item, open_patches, read_images, weights_digests
+from pipeline.remote import RemoteEncoder
+from pipeline.shards import ArrayStore, shape_of
+from pipeline.stage import Earlier, Report, Stage, Workspace
 from pipeline.text_cache import filled_vectors, open_vectors, text_keys
 from reveal_core.config import runtime
-from reveal_core.disk import atomic_path
 from reveal_core.encoders import EncoderConfig
 from reveal_core.encoders.base import Encoder
 from reveal_core.encoders.embedded import Embedded
@@ -27,8 +27,8 @@ from reveal_core.extraction.static import mean_patches
 from reveal_core.schema import ITEM_ID, ITEM_INDEX, features
 from reveal_core.texts import TEXT_FIELDS, item_text
 
-#: Items, and images, whose patches are in memory at once when the vectors are written.
-BLOCK = 1024
+FEATURES = "item_features.parquet"
+IMAGE, TEXT = "image_vector", "text_vector"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,9 @@ class Encode(Stage):
     folder: str | None = runtime(None)
     """What the images' paths are relative to; None = the downloaded files. The digests of the images count."""
     workers: int = runtime(1)
+    """Processes that decode for the model in this one; 0 = this one."""
+    cluster: Dask | None = runtime(None)
+    """Whose workers encode instead, each with a model of its own."""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -55,28 +58,33 @@ class Encode(Stage):
     def external(self, digests: FileDigests) -> dict[str, str]:
         return weights_digests(self.encoder, digests)
 
-    def left_to_do(self, inputs: Mapping[str, Path], cache_dir: Path) -> str:
+    def check(self) -> None:
+        if self.cluster is not None:
+            self.cluster.check()
+
+    def left_to_do(self, inputs: Mapping[str, Path], cache_dir: Path, earlier: Earlier | None) -> str:
         encoder = self.encoder.build(self.tail_blocks)
-        images = [key for keys in keys_by_item(read_images(inputs, encoder)) for key in keys]
-        texts = [key for key in text_keys(_texts(_read_items(inputs), encoder)) if key is not None]
+        items = _Items.of(_made_of(inputs, read_images(inputs, encoder)), earlier, encoder)
+        images = [key for keys in items.to_make(IMAGE)[KEY] for key in keys]
+        texts = [key for key in text_keys(_texts(items.to_make(TEXT), encoder)) if key is not None]
         new_images = len(open_patches(encoder, cache_dir).missing(images))
         new_texts = len(open_vectors(encoder, cache_dir).missing(texts))
         return f"to encode: {new_images:,} images, {new_texts:,} texts"
 
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
-        items, encoder = _read_items(inputs), self.encoder.build(self.tail_blocks)
+        encoder, size = self.encoder.build(self.tail_blocks), self.encoder.batch_size
         images = read_images(inputs, encoder)
-        keys = keys_by_item(images)
-        size = self.encoder.batch_size
+        items = _Items.of(_made_of(inputs, images), work.earlier, encoder)
+        wanted = images.join(items.to_make(IMAGE), on=ITEM_INDEX, how="semi", maintain_order="left")
+        remote = None if self.cluster is None else RemoteEncoder(self.cluster, self.encoder, encoder.tail_blocks)
         patches, encoded = filled_patches(
-            encoder, images, work, folder=self.folder, batch_size=size, workers=self.workers
+            encoder, wanted, work, folder=self.folder, batch_size=size, workers=self.workers, remote=remote
         )
-        from_cache = len({key for several in keys for key in several}) - encoded
-        texts = _texts(items, encoder)
-        vectors = filled_vectors(encoder, texts, work, size)
-        out = work.out_dir / "item_features.parquet"
-        keys_of_texts = [[] if key is None else [key] for key in text_keys(texts)]
-        write_features(out, items, keys, patches, keys_of_texts, vectors, num_prefix=encoder.num_prefix)
+        vectors = filled_vectors(encoder, _texts(items.to_make(TEXT), encoder), work, size, remote)
+        schema = features(encoder.patch_dim, shape_of(vectors.fields["vector"])[0])
+        made = {IMAGE: _from_patches(encoder, patches), TEXT: _from_texts(encoder, vectors)}
+        write_blocks(work.out_dir / FEATURES, items.blocks(made, schema), schema)
+        from_cache = images.filter("used")[KEY].n_unique() - encoded
         return {
             "encoded": encoded,
             "from_cache": from_cache,
@@ -89,62 +97,79 @@ class Encode(Stage):
             "text_dim": encoder.text_dim,
             "fingerprint": encoder.image_fingerprint,
             "cache": patches.folder.relative_to(work.cache_dir).as_posix(),
-            "summary": f"{encoded:,} images encoded, {from_cache:,} from the cache",
+            "summary": f"{encoded:,} images encoded, {from_cache:,} known",
         }
 
 
-def _read_items(inputs: Mapping[str, Path]) -> pl.DataFrame:
-    return pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID, *TEXT_FIELDS])
+def _made_of(inputs: Mapping[str, Path], images: pl.DataFrame) -> pl.DataFrame:
+    """Of each item all that its vectors are made of: what is said of it, and the keys of its images."""
+    items = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID, *TEXT_FIELDS])
+    return items.with_columns(keys_by_item(images))
 
 
 def _texts(items: pl.DataFrame, encoder: Encoder) -> list[str | None]:
     return [item_text(row) if encoder.text_dim else None for row in items.iter_rows(named=True)]
 
 
-def write_features(
-    path: Path,
-    items: pl.DataFrame,
-    patch_keys: Sequence[Sequence[str]],
-    patches: ArrayStore,
-    keys_of_texts: Sequence[Sequence[str]],
-    texts: ArrayStore,
-    *,
-    num_prefix: int,
-) -> None:
-    """item_features.parquet, block by block, so that memory does not grow with the catalogue.
-
-    Args:
-        patch_keys, keys_of_texts: those of each item; the vectors of several are averaged.
-    """
-
-    def image_vectors(keys: Sequence[str]) -> npt.NDArray[np.float32]:
-        return mean_patches(patches.read(keys, "patches")[:, num_prefix:])
-
-    empty = pl.DataFrame(schema=features(patches.fields["patches"][1], texts.fields["vector"][0]))
-    schema = empty.to_arrow(compat_level=pl.CompatLevel.oldest()).schema
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
-        for start in range(0, items.height, BLOCK):
-            rows = slice(start, start + BLOCK)
-            columns = [items[name][rows].to_arrow() for name in (ITEM_INDEX, ITEM_ID)]
-            columns.append(_column(patch_keys[rows], schema, 2, image_vectors))
-            columns.append(_column(keys_of_texts[rows], schema, 3, lambda keys: texts.read(keys, "vector")))
-            writer.write_table(pa.table(columns, names=schema.names).cast(schema))
+#: A column of vectors for some items.
+Make = Callable[[pl.DataFrame], pl.Series]
 
 
-def _column(
-    keys: Sequence[Sequence[str]],
-    schema: pa.Schema,
-    place: int,
-    read: Callable[[list[str]], npt.NDArray[np.floating[Any]]],
-) -> pa.Array:
-    """One block of a column of vectors, each the mean over its keys; null where there is no key."""
-    width = schema.field(place).type.list_size
-    counts = np.array([len(several) for several in keys])
-    has = counts > 0
-    values = np.zeros((len(keys), width), dtype=np.float32)
-    if has.any():
-        flat = [key for several in keys for key in several]
-        found = np.concatenate([read(flat[start : start + BLOCK]) for start in range(0, len(flat), BLOCK)])
-        starts = np.cumsum(counts[has]) - counts[has]
-        values[has] = np.add.reduceat(found.astype(np.float32), starts) / counts[has, None].astype(np.float32)
-    return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), width, mask=pa.array(~has))
+def _from_patches(encoder: Encoder, patches: ArrayStore) -> Make:
+    """The vectors of several images are averaged."""
+
+    def read(keys: Sequence[str]) -> npt.NDArray[np.float32]:
+        return mean_patches(patches.read(keys, "patches")[:, encoder.num_prefix :])
+
+    return lambda items: mean_column(items[KEY].to_list(), encoder.patch_dim, read)
+
+
+def _from_texts(encoder: Encoder, vectors: ArrayStore) -> Make:
+    def make(items: pl.DataFrame) -> pl.Series:
+        keys = [[] if key is None else [key] for key in text_keys(_texts(items, encoder))]
+        return mean_column(keys, shape_of(vectors.fields["vector"])[0], lambda some: vectors.read(some, "vector"))
+
+    return make
+
+
+@dataclass(frozen=True)
+class _Items:
+    """Of each item what its vectors are made of, and, by column, the row of an earlier result that has the same."""
+
+    items: pl.DataFrame
+    rows: Mapping[str, pl.Series]
+    earlier: EarlierVectors | None
+
+    @classmethod
+    def of(cls, items: pl.DataFrame, earlier: Earlier | None, encoder: Encoder) -> _Items:
+        """Those of :func:`_made_of`."""
+        if earlier is None:
+            none = pl.repeat(None, items.height, dtype=pl.Int64, eager=True)
+            return cls(items, {IMAGE: none, TEXT: none}, None)
+        vectors = EarlierVectors(earlier.result / FEATURES)
+        before = _made_of(earlier.inputs, read_images(earlier.inputs, encoder))
+        rows = {IMAGE: vectors.rows(items, before, [KEY]), TEXT: vectors.rows(items, before, TEXT_FIELDS)}
+        return cls(items, rows, vectors)
+
+    def to_make(self, column: str) -> pl.DataFrame:
+        return self.items.filter(self.rows[column].is_null())
+
+    def blocks(self, made: Mapping[str, Make], schema: Mapping[str, pl.DataType]) -> Iterator[pl.DataFrame]:
+        """item_features.parquet, block by block, so that memory does not grow with the catalogue."""
+        for block in blocks(self.items.height):
+            some = self.items[block]
+            columns = {name: self._column(some, name, block, make).cast(schema[name]) for name, make in made.items()}
+            yield some.select(ITEM_INDEX, ITEM_ID).with_columns(**columns)
+
+    def _column(self, items: pl.DataFrame, name: str, block: slice, make: Make) -> pl.Series:
+        rows = self.rows[name][block]
+        if self.earlier is None or rows.null_count() == len(rows):
+            return make(items)
+        old = self.earlier.take(rows.drop_nulls(), name)
+        if not rows.null_count():
+            return old
+        new = make(items.filter(rows.is_null())).cast(old.dtype)
+        is_new = rows.is_null().to_numpy()
+        places = np.where(is_new, len(old) + np.cumsum(is_new), np.cumsum(~is_new)) - 1
+        both: pl.Series = pl.concat([old, new])
+        return both.gather(places)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import polars as pl
 
 from pipeline.files import FileDigests, write_blocks
+from pipeline.item_vectors import vector_column
 from pipeline.ready_features import FeatureFile, Features, Vectors, read_features
 from pipeline.stage import Report, Stage, Workspace
 from reveal_core.config import runtime
@@ -105,7 +106,7 @@ class Joined:
         rows_B = self.row_by_item[block]
         values = np.zeros((len(rows_B), self.vectors.width), dtype=np.float32)
         values[rows_B >= 0] = self.vectors.take(rows_B[rows_B >= 0])
-        return pl.select(pl.when(pl.Series(rows_B >= 0)).then(pl.Series(values))).to_series()
+        return vector_column(values, rows_B >= 0)
 
 
 def _blocks(

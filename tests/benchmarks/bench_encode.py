@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from pipeline.decoding import ImageFile, decoded_batches
+from pipeline.executors.local import Local
 from pipeline.files import FileDigests
 from pipeline.patches import fill_cache, open_patches
 from pipeline.sources.folder import Folder
@@ -137,10 +138,10 @@ def warm_up(encoder: Encoder, batch: int) -> None:
 
 def whole_stage(root: Path, count: int) -> list[dict[str, Any]]:
     """The stage as the pipeline runs it, model loading included: with an empty cache, then with a full one."""
-    photos = Images(source=Folder(folder="images"), folder=str(root / "images"), workers=WORKERS)
+    photos = Images(source=Folder(folder="images"), folder=str(root / "images"), executor=Local(workers=WORKERS))
     look = workspace(root, "checked", "cache")
     checked = seconds(lambda: photos.run({"ingest": root / "ingest"}, look))
-    stage = Encode(encoder=Embedded(), folder=str(root / "images"), workers=WORKERS)
+    stage = Encode(encoder=Embedded(), folder=str(root / "images"), executor=Local(workers=WORKERS))
     inputs = {"ingest": root / "ingest", "images": root / "checked"}
     cold, warm = (
         seconds(lambda name=name: stage.run(inputs, workspace(root, name, "cache"))) for name in ("cold", "warm")

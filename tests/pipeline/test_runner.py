@@ -358,3 +358,32 @@ def test_runs_that_are_compared_work_on_an_unfinished_result_once(tmp_path: Path
     assert ran(fetching(tmp_path, built)) == ["words", "double"]
     assert ran(fetching(tmp_path, built)) == []
     assert ran(fetching(tmp_path)) == ["words", "double"]
+
+
+def test_a_stage_is_shown_its_last_result_while_only_its_inputs_changed(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown = []
+    count = Words.run
+
+    def look(self: Words, inputs: Mapping[str, Path], work: Workspace) -> Report:
+        earlier = work.earlier
+        shown.append(
+            earlier and ((earlier.inputs["read"] / "text").read_text(), (earlier.result / "count").read_text())
+        )
+        return count(self, inputs, work)
+
+    monkeypatch.setattr(Words, "run", look)
+    runner(tmp_path, source).run("words", SilentProgress())
+    source.write_text("one two")
+    runner(tmp_path, source).run("words", SilentProgress())
+    assert shown == [None, ("one two three", "3")]
+    source.write_text("one")
+    runner(tmp_path, source, least=2).run("words", SilentProgress())
+    assert shown[2] is None, "another setting gives another result, whatever the inputs"
+    graph = runner(tmp_path, source, least=2)
+    (folder,) = [path.parent for path in tmp_path.glob("work/stages/read/*/text") if path.read_text() == "one"]
+    (folder / "text").write_text("two")
+    source.write_text("one and")
+    graph.run("words", SilentProgress())
+    assert shown[3] is None, "nobody knows what that was made of"

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from pipeline.files import FileDigests
-from pipeline.stage import Report, Stage, Workspace
+from pipeline.stage import Earlier, Report, Stage, Workspace
 from reveal_core.schema import ITEMS
 
 
@@ -51,11 +51,11 @@ class Bench:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def run(self, stage: Stage, inputs: Mapping[str, Path]) -> tuple[Path, Report]:
+    def run(self, stage: Stage, inputs: Mapping[str, Path], earlier: Earlier | None = None) -> tuple[Path, Report]:
         self.runs += 1
         self.progress = Recorder()
         out = self.folder(f"run{self.runs}")
-        work = Workspace(out, self.folder("resume"), self.folder("cache"), self.digests, self.progress)
+        work = Workspace(out, self.folder("resume"), self.folder("cache"), self.digests, self.progress, earlier=earlier)
         return out, stage.run(inputs, work)
 
     def items(self, ids: list[str], **columns: list[str | None]) -> Path:

@@ -16,6 +16,7 @@ import torch
 from pipeline.patches import open_patches
 from pipeline.shards import ArrayStore
 from pipeline.sources.folder import Folder
+from pipeline.stage import Earlier
 from pipeline.stages.encode import Encode
 from pipeline.stages.images import Images
 from reveal_core.encoders.fake import Fake, FakeEncoder
@@ -56,7 +57,7 @@ def run(bench: Any, given: dict[str, Path], **options: Any) -> tuple[bytes, dict
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.patches.SHARD", 8)
-    monkeypatch.setattr("pipeline.stages.encode.BLOCK", 6)
+    monkeypatch.setattr("pipeline.item_vectors.BLOCK", 6)
 
 
 def test_vectors_are_the_mean_of_the_patches_and_the_text(shop: Any) -> None:
@@ -120,6 +121,44 @@ def test_a_tower_can_be_cut(shop: Any) -> None:
     assert shop.run(replace(stage(shop), tail_blocks=None), given)[1]["tail_blocks"] == 0
     with pytest.raises(UserError, match=r"extraction\.tail_blocks"):
         shop.run(replace(stage(shop), tail_blocks=2), given)
+
+
+def catalogue(bench: Any, ids: list[str], titles: dict[str, str]) -> dict[str, Path]:
+    ingest = bench.items(ids, title=[titles.get(item_id) for item_id in ids])
+    images, _ = bench.run(Images(source=Folder(folder="images"), folder=str(bench.images)), {"ingest": ingest})
+    return {"ingest": ingest, "images": images}
+
+
+@pytest.mark.parametrize("change", ["nothing", "an image", "an image less", "a text", "another order", "items"])
+def test_what_an_earlier_result_has_is_taken_over_to_the_same_bytes(
+    shop: Any, jpeg: Callable[[int], bytes], change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = [f"i{number}" for number in range(COUNT)]
+    titles = {item_id: f"thing number {item_id[-1]}" for item_id in ids if item_id != "i20"}
+    before = catalogue(shop, ids, titles)
+    earlier = Earlier(shop.run(stage(shop), before)[0], before)
+    match change:
+        case "an image":
+            (shop.images / "i7.jpg").write_bytes(jpeg(1000))
+        case "an image less":
+            (shop.images / "i7.jpg").unlink()
+        case "a text":
+            titles = titles | {"i3": "another", "i20": "one more"}
+        case "another order":
+            ids = ids[::-5] + ids[:1]
+        case "items":
+            ids, titles = ["new", *ids[:4], *ids[6:]], titles | {"new": "new"}
+    now = catalogue(shop, ids, titles)
+    expected = (shop.run(stage(shop), now)[0] / "item_features.parquet").read_bytes()
+    read: dict[str, set[str]] = {"patches": set(), "vector": set()}
+    plain = ArrayStore.read
+    monkeypatch.setattr(
+        ArrayStore, "read", lambda self, keys, field: (read[field].update(keys), plain(self, keys, field))[1]
+    )
+    taken = (shop.run(stage(shop), now, earlier)[0] / "item_features.parquet").read_bytes()
+    assert taken == expected
+    expected_reads = {"an image": (1, 0), "a text": (0, 2), "items": (0, 1)}.get(change, (0, 0))
+    assert (len(read["patches"]), len(read["vector"])) == expected_reads, "only what changed comes out of the cache"
 
 
 class Killed(BaseException):

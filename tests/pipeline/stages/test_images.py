@@ -12,6 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
+from pipeline.executors.local import Local
 from pipeline.sources.folder import Folder, listing
 from pipeline.stages.images import Images
 from reveal_core.errors import UserError
@@ -82,9 +83,11 @@ def test_workers_and_order_do_not_change_a_byte(
     ids = [f"i{number}" for number in range(10)]
     for number, item_id in enumerate(ids):
         (bench.images / f"{item_id}.jpg").write_bytes(jpeg(number)[: None if number % 4 else -50])
-    alone = run(bench, ids, workers=1)[2]
-    monkeypatch.setattr(bench.digests, "recall_all", lambda kind, folder: {})
-    assert run(bench, ids, workers=2)[2] == alone
+    alone = run(bench, ids, executor=Local(workers=1))[2]
+    monkeypatch.setattr(
+        bench.digests, "recall_all", lambda kind, folder, recall=bench.digests.recall_all: recall("", folder)
+    )
+    assert run(bench, ids, executor=Local(workers=2))[2] == alone
     assert bench.progress.done == {"images": 10}
 
 
@@ -135,6 +138,23 @@ def test_the_key_knows_every_change_in_the_folder(bench: Any, jpeg: Callable[[in
     assert stage(bench).external(bench.digests) != key
 
 
+def test_the_key_and_the_look_share_one_listing(
+    bench: Any, jpeg: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What changes between the two is seen by the next run: this one's result is that of its key."""
+    for item_id in "ab":
+        (bench.images / f"{item_id}.jpg").write_bytes(jpeg(ord(item_id)))
+    first = run(bench, ["a", "b"])[2]
+    key = stage(bench).external(bench.digests)
+    (bench.images / "a.jpg").write_bytes(jpeg(5))
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.sources.folder.listing", None)
+        assert run(bench, ["a", "b"])[2] == first
+    assert stage(bench).external(bench.digests) != key
+    assert run(bench, ["a", "b"])[0]["sha256"][0] == hashlib.sha256(jpeg(5)).hexdigest()
+    assert run(bench, ["a", "b"])[0]["sha256"][0] == hashlib.sha256(jpeg(5)).hexdigest()
+
+
 def test_a_link_to_a_folder_above_does_not_hang(bench: Any, jpeg: Callable[[int], bytes]) -> None:
     (bench.images / "a.jpg").write_bytes(jpeg(1))
     (bench.images / "loop").symlink_to(bench.images, target_is_directory=True)
@@ -170,6 +190,20 @@ def link(bench: Any, jpeg: Callable[[int], bytes]) -> list[str]:
     (bench.images / "away").symlink_to(outside, target_is_directory=True)
     (bench.images / "near").symlink_to("sub", target_is_directory=True)
     return ["in", "out", "gone", "chain", "dangling", "away/deep/a", "near/a", "sub/a"]
+
+
+def test_links_do_not_multiply(tmp_path: Path) -> None:
+    """Twelve folders, each with three links to the next one: half a million paths to one file."""
+    for level in range(12):
+        (tmp_path / f"{level}").mkdir()
+        for link in "abc":
+            (tmp_path / f"{level}" / link).symlink_to(tmp_path / f"{level + 1}", target_is_directory=True)
+    (tmp_path / "12").mkdir()
+    (tmp_path / "12" / "x.jpg").touch()
+    (tmp_path / "new").symlink_to(tmp_path / "12", target_is_directory=True)
+    names = [name for name, _ in listing(tmp_path, follow_links=False)]
+    assert {"12/x.jpg", "11/a/x.jpg", "11/c/x.jpg", "new/x.jpg"} <= {*names}
+    assert len(names) < 100
 
 
 def test_links_may_not_lead_out_of_the_folder(bench: Any, jpeg: Callable[[int], bytes]) -> None:

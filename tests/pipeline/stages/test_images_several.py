@@ -82,7 +82,7 @@ def test_the_items_with_an_image_are_counted_beside_the_images(shelf: Any) -> No
 def test_the_vector_is_the_mean_over_the_patches_of_all_used_images(
     shelf: Any, use: Use, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.stages.encode.BLOCK", 2)
+    monkeypatch.setattr("pipeline.item_vectors.BLOCK", 2)
     given, table = look(shelf, use)
     out, report = shelf.run(Encode(encoder=Fake(batch_size=2), folder=str(shelf.images)), given)
     vectors = dict(pl.read_parquet(out / "item_features.parquet").select("item_id", "image_vector").iter_rows())
