@@ -69,7 +69,9 @@ def _claims(result: Mapping[str, Any]) -> Iterator[Claim]:
 
 
 def _why_not(test: Mapping[str, Any] | None) -> str:
-    return "they share no seed" if test is None else str(test["test"]).removeprefix("none: ")
+    if test is None:
+        return "they share no seed"
+    return "too few users" if "num_users" in test else str(test["test"]).removeprefix("none: ")
 
 
 def _seeds(count: int) -> str:
