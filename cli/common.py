@@ -98,7 +98,8 @@ def run_until(stage: str, manifest_path: Path, overrides: tuple[str, ...], workd
     with open_runner(manifest_path, overrides, workdir) as (manifest, runner):
         outcome = run_tracked(manifest, manifest.name, stage, runner.store, make_progress(errors))
     folder = workdir / "runs" / manifest.name
-    metrics = read_json(folder / "evaluate" / "metrics.json") if stage == "evaluate" else None
+    evaluated = any(status.stage == "evaluate" for status, _ in outcome)
+    metrics = read_json(folder / "evaluate" / "metrics.json") if evaluated else None
     if as_json:
         stages = [
             {

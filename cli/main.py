@@ -21,6 +21,8 @@ COMMANDS = {
     "train": ("cli.train", "Run the stages up to the metrics."),
     "evaluate": ("cli.evaluate", "Bring the metrics up to date and show them."),
     "validate": ("cli.validate", "Check the data against a manifest without running anything."),
+    "report": ("cli.report", "Draw one page of what a run learned, and whether to trust it."),
+    "compare": ("cli.compare", "Compare finished runs, or the runs of an ablation."),
     "status": ("cli.status", "Say for each stage whether it is done, and if not, why."),
     "recommend": ("cli.recommend", "Recommend items to users, after a history, or like an item or a picture."),
     "explain": ("cli.explain", "Say what an item's score owes to modalities and to a history."),

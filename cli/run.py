@@ -12,10 +12,10 @@ from cli.common import manifest_options, run_until
 @click.command("run")
 @manifest_options
 def command(manifest: Path, overrides: tuple[str, ...], workdir: Path, as_json: bool) -> None:
-    """Run every stage whose inputs changed, and show the metrics.
+    """Run every stage whose inputs changed, show the metrics, and draw the page that explains them.
 
     \b
     Example:
       reveal run --manifest manifests/demo.yaml
     """
-    run_until("evaluate", manifest, overrides, workdir, as_json)
+    run_until("report", manifest, overrides, workdir, as_json)

@@ -20,9 +20,8 @@ from pipeline.artifacts import Receipt
 from pipeline.checkup import Checkup
 from pipeline.findings import Finding
 from pipeline.runner import StageStatus
+from reveal_core.metrics import worth_showing
 
-#: The metrics worth a column on a terminal; metrics.json has them all.
-SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20", "mrr@10")
 LEVELS = {"error": "[red]error[/]", "warning": "[yellow]warning[/]", "note": "[dim]note[/]"}
 #: What a list may be of, and the items of a history that are shown above it.
 _LIST_OF, _HISTORY = {"user_id": "user", "similar_to": "like", "image": "like", "text": "like"}, 10
@@ -47,6 +46,9 @@ def print_outcome(console: Console, outcome: Sequence[tuple[StageStatus, Receipt
     if not ran:
         console.print("nothing to do: every stage is up to date", markup=False)
     console.print(f"results: {folder}", markup=False, highlight=False, soft_wrap=True)
+    if any(status.stage == "report" for status, _ in outcome):
+        page = folder / "report" / "report.html"
+        console.print(f"what they say: {page}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _literally(text: str) -> Text:
@@ -139,7 +141,7 @@ def _share(finding: Finding) -> str:
 def print_metrics(console: Console, metrics: Mapping[str, Any]) -> None:
     """The test metrics: the model, also without each modality, direct ranking where the embedder was tuned, baselines,
     slices; then the protocol they hold under."""
-    shown = [name for name in SHOWN if name in metrics["test"]] or list(metrics["test"])[:5]
+    shown = worth_showing(list(metrics["test"]))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold")
     table.add_column("test", no_wrap=True)
     for name in ("users", *shown):

@@ -25,7 +25,7 @@ def _row(name: str, result: Json, cold: Sequence[str], direct: bool, memory: boo
     peak = variant["train_peak_bytes"]["mean"]
     return [
         name,
-        _seeds(variant, len(result["seeds"])),
+        _seeds(variant),
         _spread(variant["test"].get(metric)),
         "-" if gain is None or name == reference else f"{gain:+.1%}",
         format_p(test.get(metric)),
@@ -37,7 +37,8 @@ def _row(name: str, result: Json, cold: Sequence[str], direct: bool, memory: boo
     ]
 
 
-def _seeds(variant: Json, asked: int) -> str:
+def _seeds(variant: Json) -> str:
+    asked = sum(len(variant[which]) for which in ("seeds", "failed", "pending"))
     if variant["failed"]:
         return f"failed ({len(variant['failed'])} of {asked})"
     return f"{asked - len(variant['pending'])} of {asked}" if variant["pending"] else str(asked)
@@ -80,7 +81,8 @@ def notes(result: Json) -> Iterator[str]:
             yield f"failed: {name}, seed {failed['seed']}: {failed['error']}"
     pending = sum(len(variant["pending"]) for variant in variants.values())
     if pending:
-        yield f"{pending} of {len(variants) * len(result['seeds'])} runs are still to be done"
+        done = sum(len(variant["seeds"]) + len(variant["failed"]) for variant in variants.values())
+        yield f"{pending} of {pending + done} runs are still to be done"
 
 
 def markdown(result: Json) -> str:

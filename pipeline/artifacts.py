@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,12 @@ from filelock import FileLock, Timeout
 
 from pipeline.files import FileDigests, digest_json, file_stamp, read_json, write_json
 from reveal_core.disk import digest_file, sync
-from reveal_core.errors import LockedError, UserError
+from reveal_core.errors import LockedError, UserError, one_line
 
 RECEIPT = "receipt.json"
 KEY_LENGTH = 16
+#: In the folder of an unfinished stage: why it did not end.
+_FAILURE = "failure.json"
 #: In a receipt: the digest of all the rest of it.
 _SEAL = "seal"
 
@@ -90,6 +92,10 @@ class ArtifactStore:
     def folder(self, stage: str, key: str) -> Path:
         return self.root / "stages" / stage / key[:KEY_LENGTH]
 
+    def run_folder(self, name: str) -> Path:
+        """Where the last run of the manifest ``name`` is remembered, with links to its results."""
+        return self.root / "runs" / name
+
     def resume_dir(self, stage: str, key: str) -> Path:
         return self.root / "partial" / f"{stage}-{key[:KEY_LENGTH]}"
 
@@ -124,19 +130,32 @@ class ArtifactStore:
             return False
         return bool(self.digests.sha256(path) == facts["sha256"])
 
+    def failure(self, stage: str, key: str) -> str | None:
+        """Why a stage ended without a result the last time, in one line; None where it did not, or was killed."""
+        try:
+            return str(read_json(self.resume_dir(stage, key) / _FAILURE))
+        except (FileNotFoundError, ValueError):
+            return None
+
     def doubt(self) -> None:
         """Read every byte of an artifact again before it counts as whole, also where no file seems to have changed."""
         self.digests.forget("sha256", self.root / "stages")
 
     @contextmanager
     def building(self, stage: str, key: str) -> Iterator[Path]:
-        """An empty temporary folder for a stage to write in; removed if the block raises."""
+        """An empty temporary folder for a stage to write in; removed if the block raises, and why is kept."""
         folder = self.folder(stage, key)
         temporary = folder.with_name(f".{folder.name}.tmp")
         shutil.rmtree(temporary, ignore_errors=True)  # left by a killed run; the lock says that nobody works in it
         temporary.mkdir(parents=True)
+        note = self.resume_dir(stage, key) / _FAILURE
+        note.unlink(missing_ok=True)
         try:
             yield temporary
+        except Exception as error:
+            with suppress(OSError):  # it may be the disk
+                write_json(note, one_line(error))
+            raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -178,14 +197,14 @@ class ArtifactStore:
     def last_run(self, name: str) -> dict[str, dict[str, Any]]:
         """The basis of each stage when the manifest ``name`` last ran, by stage."""
         try:
-            bases: dict[str, dict[str, Any]] = read_json(self.root / "runs" / name / "basis.json")
+            bases: dict[str, dict[str, Any]] = read_json(self.run_folder(name) / "basis.json")
         except (FileNotFoundError, ValueError):
             return {}
         return bases
 
     def record_run(self, name: str, receipt: Receipt) -> None:
         """Remember that ``receipt`` is the current result of its stage for the manifest ``name``, and link to it."""
-        folder = self.root / "runs" / name
+        folder = self.run_folder(name)
         bases = self.last_run(name)
         link = folder / receipt.stage
         target = os.path.relpath(self.folder(receipt.stage, receipt.key), folder)

@@ -15,7 +15,7 @@ from pipeline.stage import Progress
 from pipeline.stages import plan
 from pipeline.tracking import tracking
 from reveal_core.disk import refusal
-from reveal_core.errors import LockedError, UserError
+from reveal_core.errors import LockedError, UserError, one_line
 
 
 def load_checked(path: Path, overrides: Sequence[str], where: str = "") -> Manifest:
@@ -57,8 +57,12 @@ class Success:
         """Whether anything had to run."""
         return any(not status.done for status, _ in self.stages)
 
+    @property
+    def receipts(self) -> dict[str, Receipt]:
+        return {status.stage: receipt for status, receipt in self.stages}
+
     def receipt(self, stage: str) -> Receipt:
-        return next(receipt for status, receipt in self.stages if status.stage == stage)
+        return self.receipts[stage]
 
     @property
     def warnings(self) -> list[str]:
@@ -94,8 +98,7 @@ class Bench:
                 return Failure(str(refused), ours=False)
             for part in traceback.format_exc().splitlines():
                 self.progress.log(part)
-            line = next(iter(str(error).splitlines()), "")
-            return Failure(f"{type(error).__name__}: {line}" if line else type(error).__name__, ours=True)
+            return Failure(one_line(error), ours=True)
 
 
 def run_tracked(

@@ -44,7 +44,7 @@ def _reasons(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
         yield "the artifact format changed"
     if old.get("version") != new.get("version"):
         yield f"stage version {old.get('version')} -> {new.get('version')}"
-    for path, before, after in _differences(old.get("config", {}), new.get("config", {}), ""):
+    for path, before, after in differences(old.get("config", {}), new.get("config", {}), ""):
         yield f"{path}: {_short(before)} -> {_short(after)}"
     for kind, words in (("inputs", "input {} changed"), ("external", "{} changed")):
         before, after = old.get(kind, {}), new.get(kind, {})
@@ -53,10 +53,11 @@ def _reasons(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
                 yield words.format(name)
 
 
-def _differences(old: Any, new: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+def differences(old: Any, new: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """The fields, by their path, that two settings differ in, with both values; None where one has no such field."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in sorted({*old, *new}):
-            yield from _differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
+            yield from differences(old.get(key), new.get(key), f"{path}.{key}" if path else key)
     elif old != new:
         yield path, old, new
 

@@ -14,7 +14,7 @@ from PIL import Image
 Pixels = npt.NDArray[np.uint8]
 
 #: What a patch that is looked at is tinted with, and how strongly at most.
-_WARM, _STRONGEST = (255, 96, 0), 0.6
+_WARM, _STRONGEST = (255, 96, 0), 0.5
 #: How often its even share a patch must get for that.
 _FULL = 8.0
 #: What is left of the light where nothing is looked at.

@@ -15,7 +15,7 @@ import polars as pl
 from pipeline.decoding import ImageFile, decoded_batches, is_as_it_was
 from pipeline.files import FileDigests
 from pipeline.remote import Job, RemoteEncoder
-from pipeline.shards import ArrayStore, Halves
+from pipeline.shards import ArrayStore, Form, Halves, Quantized
 from pipeline.sources.base import image_part, images_base
 from pipeline.stage import Progress, Workspace
 from reveal_core.encoders.base import Encoder, EncoderSettings, reads_prompts
@@ -40,7 +40,9 @@ KEY, PROMPT = "key", "prompt"
 def open_patches(encoder: Encoder, cache_dir: Path) -> ArrayStore:
     """The encoder's part of the cache: ``patches`` (num_prefix + P, E), what enters its tail, and ``pooled``."""
     num_tokens = encoder.num_prefix + encoder.grid[0] * encoder.grid[1]
-    fields = {"patches": (num_tokens, encoder.patch_dim), "pooled": (encoder.image_dim,)}
+    shape = (num_tokens, encoder.patch_dim)
+    patches = Quantized(shape) if encoder.image_fingerprint["dtype"] == "int8" else shape
+    fields: dict[str, Form] = {"patches": patches, "pooled": (encoder.image_dim,)}
     return ArrayStore(cache_dir / "images", encoder.image_fingerprint, fields)
 
 

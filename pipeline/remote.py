@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pipeline.executors import ExecutorConfig
 from pipeline.files import digest_json
-from pipeline.shards import ArrayStore, Halves, write_shard
+from pipeline.shards import ArrayStore, Form, Halves, write_shard
 from pipeline.stage import Workspace
 from reveal_core.encoders.base import Encoder, EncoderSettings
 from reveal_core.errors import UserError
@@ -81,7 +81,7 @@ class _Order:
     modality: str
     make: Make
     folder: Path
-    fields: Mapping[str, tuple[int, ...]]
+    fields: Mapping[str, Form]
 
     def __call__(self, job: Job) -> Sequence[str]:
         encoder = _built(self.settings, self.tail_blocks)

@@ -197,4 +197,4 @@ def _judge(recommender: Recommender, tables: Split, features: ItemFeatures, conf
         max_seq_len=model.config.max_seq_len,
         device=model.device,
     )
-    return {**found.metrics, **diagnose(model, cases, config, device=model.device)}
+    return {**found.metrics, **diagnose(model, cases, config, device=model.device).metrics}

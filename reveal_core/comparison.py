@@ -25,6 +25,8 @@ class PairedTest:
     """None with fewer than two users."""
     mean_difference: float
     """treated - reference"""
+    interval: tuple[float, float] | None
+    """95 % confidence interval of the mean difference, by the same test; None with fewer than two users."""
     num_users: int
     num_seeds: int
 
@@ -52,7 +54,19 @@ def paired_test(treated_SU: Floats, reference_SU: Floats) -> PairedTest:
     num_seeds, num_users = treated_SU.shape
     treated_U, reference_U = treated_SU.mean(axis=0), reference_SU.mean(axis=0)
     difference = float((treated_U - reference_U).mean()) if num_users else 0.0
-    return PairedTest(PAIRED_T, _p_value(treated_U, reference_U), difference, num_users, num_seeds)
+    p_value, interval = _p_value(treated_U, reference_U), _interval(treated_U - reference_U)
+    return PairedTest(PAIRED_T, p_value, difference, interval, num_users, num_seeds)
+
+
+def _interval(difference_U: Floats) -> tuple[float, float] | None:
+    from scipy.stats import t
+
+    if len(difference_U) < 2:
+        return None
+    standard_error = difference_U.std(ddof=1) / np.sqrt(len(difference_U))
+    reach = float(t.ppf(0.975, len(difference_U) - 1) * standard_error)
+    mean = float(difference_U.mean())
+    return mean - reach, mean + reach
 
 
 def _p_value(treated_U: Floats, reference_U: Floats) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,28 +11,41 @@ from torch import Tensor
 
 from reveal_core.backbones.base import Modality
 from reveal_core.evaluation import Cases, EvaluateConfig, Part, rank_cases
-from reveal_core.metrics import mean_metrics
+from reveal_core.metrics import Floats, mean_metrics
 from reveal_core.model import SequenceRecommender, Without
 
 MeanMetrics = dict[str, float | None]
 
 
+@dataclass(frozen=True)
+class Diagnosis:
+    """What is said of the modalities, and what it was made of."""
+
+    metrics: dict[str, Any]
+    """The part of metrics.json about them: ``without`` (the mean metrics of ``ranks``) and ``shares``, those of
+    :func:`length_shares` over the whole catalogue."""
+    ranks: dict[Modality, dict[Part, Floats]]
+    """Without each modality, of each case: see :func:`leave_out`"""
+
+
 def diagnose(
     model: SequenceRecommender, cases: Mapping[Part, Cases], config: EvaluateConfig, *, device: torch.device | str
-) -> dict[str, Any]:
-    """The part of metrics.json about the modalities: ``without`` (see :func:`leave_out`) and ``shares``.
-
-    ``shares`` are those of :func:`length_shares` over the whole catalogue.
-    """
+) -> Diagnosis:
+    """Judge a model without each of its modalities, and see how long each makes the items' vectors."""
     with torch.inference_mode():
         shares = length_shares(model.tower(model.all_items[1:]))
-    return {"without": leave_out(model, cases, config, device=device), "shares": shares}
+    ranks = leave_out(model, cases, config, device=device)
+    without: dict[Modality, dict[Part, MeanMetrics]] = {
+        modality: {part: mean_metrics(found, config.ks) for part, found in parts.items()}
+        for modality, parts in ranks.items()
+    }
+    return Diagnosis({"without": without, "shares": shares}, ranks)
 
 
 def leave_out(
     model: SequenceRecommender, cases: Mapping[Part, Cases], config: EvaluateConfig, *, device: torch.device | str
-) -> dict[Modality, dict[Part, MeanMetrics]]:
-    """The mean metrics when a modality is zeroed, in what is read as in what is ranked, for each of them.
+) -> dict[Modality, dict[Part, Floats]]:
+    """The ranks when a modality is zeroed, in what is read as in what is ranked, for each of them.
 
     Empty for a model that has only one: nothing would be left.
     """
@@ -41,9 +55,8 @@ def leave_out(
     size, max_seq_len = config.batch_size, model.config.max_seq_len
     return {
         modality: {
-            part: mean_metrics(
-                rank_cases(Without(model, (modality,)), asked, max_seq_len=max_seq_len, batch_size=size, device=device),
-                config.ks,
+            part: rank_cases(
+                Without(model, (modality,)), asked, max_seq_len=max_seq_len, batch_size=size, device=device
             )
             for part, asked in cases.items()
         }

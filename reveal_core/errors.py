@@ -55,3 +55,15 @@ def first_reason(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     line = lines[1] if lines[0].endswith(":") and len(lines) > 1 else lines[0]
     return line if len(line) <= 200 else f"{line[:197]}..."
+
+
+def one_line(error: Exception) -> str:
+    """What went wrong, for those who do not read tracebacks.
+
+    >>> one_line(ValueError("too small\\nfor this")), one_line(KeyError()), one_line(UserError("no such file"))
+    ('ValueError: too small', 'KeyError', 'no such file')
+    """
+    line = next(iter(str(error).splitlines()), "")
+    if isinstance(error, UserError):
+        return line
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__

@@ -5,7 +5,7 @@ Shapes: M cases, B of them in a batch, N items, D the width of the vectors, L th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -244,13 +244,15 @@ def evaluate_model(
     ranks: dict[Part, Floats] = {part: judge.ranks(scorer, asked) for part, asked in cases.items()}
     popularity_ranks = judge.ranks(baseline, test)
     item_vectors_ND, lists_MK, scores_MK = judge.lists(scorer, test.histories)
+    errors: dict[str, Any] = {part: standard_errors(found, config.ks) for part, found in ranks.items()}
+    errors["slices"] = judge.slices(ranks["test"], test, standard_errors)
     metrics = {
         "protocol": {"split": split_rule, **PROTOCOL, **_sizes(cases, items)},
         "valid": mean_metrics(ranks["valid"], config.ks),
         "test": judge.means(ranks["test"], lists_MK),
         "slices": judge.slices(ranks["test"], test),
         "baselines": {"popularity": judge.means(popularity_ranks, judge.lists(baseline, test.histories)[1])},
-        "standard_errors": {part: standard_errors(ranks[part], config.ks) for part in ranks},
+        "standard_errors": errors,
     }
     return Evaluation(metrics, ranks, popularity_ranks, lists_MK, scores_MK, item_vectors_ND, scorer.fusion)
 
@@ -281,8 +283,17 @@ class _Judge:
             means[f"popularity@{k}"] = mean_popularity(lists_MK, k, self.items.train_counts)
         return means
 
-    def slices(self, ranks_M: Floats, cases: Cases) -> dict[str, dict[str, float | None]]:
-        """The metrics of the cases whose target, or whose history, is special; ``n`` says how many they are."""
+    def slices(
+        self,
+        ranks_M: Floats,
+        cases: Cases,
+        told: Callable[[Floats, Iterable[int]], dict[str, float | None]] = mean_metrics,
+    ) -> dict[str, dict[str, float | None]]:
+        """The metrics of the cases whose target, or whose history, is special; ``n`` says how many they are.
+
+        Args:
+            told: what is said of their ranks.
+        """
         counts = self.items.train_counts[cases.targets]
         with_image = self.items.has_image[cases.targets]
         members = {
@@ -293,8 +304,7 @@ class _Judge:
             "short_history": cases.histories.lengths <= self.config.short_history,
         }
         return {
-            name: {"n": int(member.sum()), **mean_metrics(ranks_M[member], self.config.ks)}
-            for name, member in members.items()
+            name: {"n": int(member.sum()), **told(ranks_M[member], self.config.ks)} for name, member in members.items()
         }
 
 

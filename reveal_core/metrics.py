@@ -5,7 +5,7 @@ A rank is counted from 1 and may be fractional: a target that shares its score w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -46,6 +46,28 @@ def mrr(ranks_M: Floats, k: int) -> Floats:
 
 #: What is computed from the rank of the target; a metric is added here and appears in every result.
 METRICS: dict[str, Metric] = {"recall": recall, "ndcg": ndcg, "mrr": mrr}
+
+
+def headline(ks: Sequence[int]) -> str:
+    """The metric that a result is summed up by.
+
+    >>> headline([5, 10, 20]), headline([3, 7])
+    ('ndcg@10', 'ndcg@3')
+    """
+    return f"ndcg@{10 if 10 in ks else ks[0]}"
+
+
+#: The metrics worth a column; a result has them all.
+SHOWN = ("recall@10", "recall@20", "ndcg@10", "ndcg@20", "mrr@10")
+
+
+def worth_showing(names: Sequence[str], most: int = 5) -> list[str]:
+    """Which of a result's metrics a table has room for: :data:`SHOWN`, or else the first.
+
+    >>> worth_showing(["recall@5", "ndcg@5", "mrr@5", "recall@10", "ndcg@10", "mrr@10", "coverage@10"])
+    ['recall@10', 'ndcg@10', 'mrr@10']
+    """
+    return [name for name in SHOWN if name in names] or list(names)[:most]
 
 
 def coverage(lists_MK: Ints, k: int, num_items: int) -> float:

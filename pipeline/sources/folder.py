@@ -164,7 +164,8 @@ def _checked(folder: Path) -> Path:
 def listing(folder: Path, follow_links: bool) -> Iterator[tuple[str, os.stat_result | None]]:
     """Every file below the folder by its relative name, in order; without a stat if it is not to be followed.
 
-    A linked folder counts as its files, but a link back to a folder above is not taken.
+    A linked folder counts as its files, but a link back to a folder above is not taken, nor one inside a linked folder
+    to a folder that was listed before: a few links could otherwise stand for more files than anybody can list.
 
     Raises:
         UserError: when there is no such folder, or it cannot be read.
@@ -184,13 +185,16 @@ class _Level(NamedTuple):
     prefix: str
     place: tuple[int, int]
     """Device and inode."""
+    linked: bool
+    """Whether a link leads to it, or to a folder above."""
     entries: Iterator[os.DirEntry[str]]
 
     @classmethod
-    def of(cls, folder: str | Path, prefix: str) -> _Level:
+    def of(cls, folder: str | Path, prefix: str, *, linked: bool) -> _Level:
         facts = Path(folder).stat()
         with os.scandir(folder) as entries:
-            return cls(prefix, (facts.st_dev, facts.st_ino), iter(sorted(entries, key=lambda entry: entry.name)))
+            ordered = iter(sorted(entries, key=lambda entry: entry.name))
+        return cls(prefix, (facts.st_dev, facts.st_ino), linked, ordered)
 
 
 def _looked_over(folder: Path, follow_links: bool) -> tuple[str, pl.DataFrame]:
@@ -211,9 +215,10 @@ def _looked_over(folder: Path, follow_links: bool) -> tuple[str, pl.DataFrame]:
 
 def _below(folder: Path, inside: _Inside | None) -> Iterator[tuple[str, os.stat_result | None]]:
     """Without recursion: folders may lie deeper in one another than Python calls functions."""
-    levels = [_Level.of(folder, "")]
+    levels = [_Level.of(folder, "", linked=False)]
+    listed = {levels[0].place}
     while levels:
-        prefix, _, entries = levels[-1]
+        prefix, _, linked, entries = levels[-1]
         for entry in entries:
             name = prefix + entry.name
             if inside is not None and entry.is_symlink() and not inside(name):
@@ -221,9 +226,11 @@ def _below(folder: Path, inside: _Inside | None) -> Iterator[tuple[str, os.stat_
             elif entry.is_file():
                 yield name, entry.stat()
             elif entry.is_dir():
-                below = _Level.of(entry.path, f"{name}/")
-                if all(below.place != level.place for level in levels):
+                below = _Level.of(entry.path, f"{name}/", linked=linked or entry.is_symlink())
+                again = linked and entry.is_symlink() and below.place in listed
+                if not again and all(below.place != level.place for level in levels):
                     levels.append(below)
+                    listed.add(below.place)
                     break  # what comes after it here is listed after what is below it
         else:
             levels.pop()

@@ -14,6 +14,7 @@ from pipeline.stages.evaluate import Evaluate
 from pipeline.stages.images import Images
 from pipeline.stages.ingest import Ingest
 from pipeline.stages.ready import Ready
+from pipeline.stages.report import Report
 from pipeline.stages.split import Split
 from pipeline.stages.train import Train
 from pipeline.stages.tune import Tune
@@ -38,6 +39,13 @@ def plan(manifest: Manifest) -> list[Stage]:
     source, base = _image_source(manifest), image_folder(manifest)
     folder = None if base is None else str(base)
     cut_at = tuning.image_blocks if tuning.tunes and "image" in manifest.model.modalities else 0
+    evaluate = Evaluate(
+        evaluate=manifest.evaluate,
+        model=manifest.model,
+        tuning=tuning,
+        ready_features=isinstance(manifest.encoder, Features),
+        device=manifest.train.device,
+    )
     return [
         Ingest(adapter=data.adapter, cleaning=data.cleaning, root=data.root),
         Images(
@@ -61,13 +69,8 @@ def plan(manifest: Manifest) -> list[Stage]:
             folder=folder,
             workers=workers,
         ),
-        Evaluate(
-            evaluate=manifest.evaluate,
-            model=manifest.model,
-            tuning=tuning,
-            ready_features=isinstance(manifest.encoder, Features),
-            device=manifest.train.device,
-        ),
+        evaluate,
+        Report(title=manifest.name, made_of=(*evaluate.inputs, evaluate.name), folder=folder),
     ]
 
 

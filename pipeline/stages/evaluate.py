@@ -19,6 +19,7 @@ from reveal_core.devices import resolve_device
 from reveal_core.diagnostics import diagnose
 from reveal_core.disk import atomic_path
 from reveal_core.evaluation import Cases, EvaluateConfig, Evaluation, Items, Part, build_cases, evaluate_model
+from reveal_core.metrics import Floats, headline
 from reveal_core.model import ModelConfig
 from reveal_core.retrieval import build_index, save_index
 from reveal_core.schema import ITEM_ID, ITEM_INDEX, PADDING, USER_ID, USER_INDEX
@@ -32,7 +33,8 @@ class Evaluate(Stage):
 
     - ``metrics.json``: protocol, metrics, slices, baselines, standard errors, what each modality is worth; where the
       embedder was tuned, also those of ranking by it alone (``direct``)
-    - ``per_user.parquet``: each user's targets (item_index) and their ranks, for paired tests
+    - ``per_user.parquet``: each user's targets (item_index) and their ranks, also without each modality, for paired
+      tests
     - ``recommendations.parquet``: the test users' top max(ks), without what they had before
     - ``item_vectors.npy``: (N, D) float32, row ``i`` is the item with ``item_index = i + 1``
     - ``index.faiss``: an exact inner product index of the same rows
@@ -42,7 +44,7 @@ class Evaluate(Stage):
     """
 
     name: ClassVar[str] = "evaluate"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     evaluate: EvaluateConfig = EvaluateConfig()
     model: ModelConfig = ModelConfig()
@@ -87,8 +89,11 @@ class Evaluate(Stage):
         modalities = diagnose(model, cases, self.evaluate, device=device)
         direct = self._direct(inputs["tune"], cases, device) if self.tuning.tunes else None
         ranked = {"direct": direct.metrics} if direct else {}
-        write_json(work.out_dir / "metrics.json", {**result.metrics, **modalities, **ranked})
-        _write(work.out_dir, result, cases, users, catalogue, direct)
+        write_json(work.out_dir / "metrics.json", {**result.metrics, **modalities.metrics, **ranked})
+        more = {f"without_{name}": ranks for name, ranks in modalities.ranks.items()}
+        if direct:
+            more["direct"] = direct.ranks
+        _write(work.out_dir, result, cases, users, catalogue, more)
         return {"test_users": len(cases["test"]), "summary": _summary(result, self.evaluate.ks)}
 
     def _has_image(self, inputs: Mapping[str, Path]) -> pl.Series:
@@ -115,10 +120,10 @@ def _write(
     cases: dict[Part, Cases],
     users: pl.DataFrame,
     catalogue: pl.DataFrame,
-    direct: Judged | None,
+    more: Mapping[str, Mapping[Part, Floats]],
 ) -> None:
     with atomic_path(folder / "per_user.parquet") as temporary:
-        per_user(result, cases, users, direct).write_parquet(temporary, compression="zstd", statistics=True)
+        per_user(result, cases, users, more).write_parquet(temporary, compression="zstd", statistics=True)
     with atomic_path(folder / "recommendations.parquet") as temporary:
         lists = recommendations(result, cases["test"], users, catalogue)
         lists.write_parquet(temporary, compression="zstd", statistics=True)
@@ -130,19 +135,21 @@ def _write(
 
 
 def per_user(
-    result: Evaluation, cases: dict[Part, Cases], users: pl.DataFrame, direct: Judged | None = None
+    result: Evaluation,
+    cases: dict[Part, Cases],
+    users: pl.DataFrame,
+    more: Mapping[str, Mapping[Part, Floats]],
 ) -> pl.DataFrame:
     """One row for each user with a target: ``{valid,test}_item`` (item_index), their ranks, and popularity's.
 
-    Where there is direct ranking, also its ranks: ``{valid,test}_direct_rank``.
+    Args:
+        more: other ranks of the same targets by name: ``{valid,test}_<name>_rank``.
     """
-    directly = {f"{part}_direct_rank": ranks for part, ranks in direct.ranks.items()} if direct else {}
 
     def columns(part: Part, **ranks: np.ndarray) -> pl.DataFrame:
         asked = cases[part]
         index = {USER_INDEX: asked.user_index.astype(np.int32), f"{part}_item": asked.targets.astype(np.int32)}
-        ranks |= {name: found for name, found in directly.items() if name.startswith(part)}
-        return pl.DataFrame({**index, **ranks})
+        return pl.DataFrame({**index, **ranks, **{f"{part}_{name}_rank": found[part] for name, found in more.items()}})
 
     valid = columns("valid", valid_rank=result.ranks["valid"])
     test = columns("test", test_rank=result.ranks["test"], test_popularity_rank=result.popularity_ranks)
@@ -170,6 +177,6 @@ def recommendations(result: Evaluation, test: Cases, users: pl.DataFrame, catalo
 
 
 def _summary(result: Evaluation, ks: tuple[int, ...]) -> str:
-    name = f"ndcg@{10 if 10 in ks else ks[0]}"
+    name = headline(ks)
     baseline = result.metrics["baselines"]["popularity"][name]
     return f"test {name} {result.metrics['test'][name]:.4f} (popularity {baseline:.4f})"

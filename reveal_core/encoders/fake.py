@@ -59,9 +59,9 @@ class FakeEncoder:
             "seed": config.seed,
             "dim": config.dim,
             "preprocess": asdict(self.preprocess),
-            "dtype": STORED_DTYPE,
+            "dtype": config.patches,
         }
-        self.text_fingerprint = {key: self.image_fingerprint[key] for key in ("model", "seed", "dim", "dtype")}
+        self.text_fingerprint = {"model": "fake", "seed": config.seed, "dim": config.dim, "dtype": STORED_DTYPE}
         generator = torch.Generator().manual_seed(config.seed)
         self._colours_to_E = torch.randn(3, config.dim, generator=generator)
         self._words: torch.nn.Module = OwnAndPrompts(_WORDS, config.dim, torch.Generator().manual_seed(config.seed + 1))

@@ -117,7 +117,8 @@ class HfVlmEncoder:
             "quantization": config.quantization,
             "dtype": STORED_DTYPE,
         }
-        self.image_fingerprint = self.text_fingerprint | {"grid": config.grid, "preprocess": asdict(self.preprocess)}
+        own = {"grid": config.grid, "preprocess": asdict(self.preprocess), "dtype": config.patches}
+        self.image_fingerprint = self.text_fingerprint | own
         side, self.patch_dim = self._probe()
         if config.grid is not None and config.grid > side:
             what = f"{config.grid} rows of patches, but an image has {side} rows of tokens"

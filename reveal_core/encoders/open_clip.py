@@ -17,6 +17,7 @@ from reveal_core.encoders.base import (
     Encoder,
     EncoderSettings,
     ImageFeatures,
+    PatchDtype,
     as_patches,
     existing_file,
     inference,
@@ -71,7 +72,8 @@ class OpenClip(EncoderSettings):
         )
         weights_sha256 = digest_file(weights)
         tokenizer = _tokenizer(self.model)
-        return OpenClipEncoder(model, tokenizer, preprocess, device, (self.model, weights_sha256), tail_blocks)
+        known_by = (self.model, weights_sha256)
+        return OpenClipEncoder(model, tokenizer, preprocess, device, known_by, tail_blocks, self.patches)
 
     def weights_files(self) -> tuple[Path, ...]:
         """The local checkpoint; a tag names its weights by itself."""
@@ -191,6 +193,7 @@ class OpenClipEncoder:
         device: torch.device,
         weights: tuple[str, str],
         tail_blocks: int | None = 0,
+        patches: PatchDtype = STORED_DTYPE,
     ) -> None:
         import torch
 
@@ -210,6 +213,7 @@ class OpenClipEncoder:
             "layer": self._cut.layer,
             "norm": self._norm,
             "preprocess": asdict(preprocess),
+            "dtype": patches,
         }
         with inference(device):
             probe = self._intermediates(torch.zeros(1, 3, *preprocess.size, device=device))

@@ -69,7 +69,14 @@ class Timm(EncoderSettings):
         texts = MiniLm(device, self.batch_size) if self.text == "minilm" else None
         preprocess = self._preprocess(timm.data.resolve_data_config(model=model))
         return TimmEncoder(
-            model, preprocess, device, name=self.model, weights=weights, texts=texts, tail_blocks=tail_blocks
+            model,
+            preprocess,
+            device,
+            name=self.model,
+            weights=weights,
+            texts=texts,
+            tail_blocks=tail_blocks,
+            patches=self.patches,
         )
 
     def weights_files(self) -> tuple[Path, ...]:

@@ -79,7 +79,7 @@ def test_the_table_is_that_of_the_single_runs(call: Call, work: Path) -> None:
     ranks, users = {}, None
     for name, settings in (("as-is", []), ("wide", ["--set", "model.hidden_dim=16"])):
         for seed in (0, 1):
-            single = call("run", *settings, "--set", f"seed={seed}", "--json")
+            single = call("train", *settings, "--set", f"seed={seed}", "--json")
             assert ran(single) == []  # the ablation made it
             metrics = json.loads(single.stdout)["metrics"]
             variant = answer["variants"][name]

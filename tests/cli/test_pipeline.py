@@ -16,7 +16,7 @@ from PIL import Image
 import cli.main
 from reveal_core.errors import UserError
 
-STAGES = ["ingest", "images", "encode", "split", "train", "evaluate"]
+STAGES = ["ingest", "images", "encode", "split", "train", "evaluate", "report"]
 MANIFEST = """
 name: tiny
 data:
@@ -114,11 +114,12 @@ def test_what_a_run_will_do_is_counted_beforehand(reveal: Callable[..., dict], s
         "split": "interactions to learn from: +1",
         "train": "",
         "evaluate": "",
+        "report": "",
     }
     assert counts() == told, "looking changes nothing"
     encoded = next(stage for stage in reveal("extract")["stages"] if stage["stage"] == "encode")
     assert encoded["report"]["encoded"] == 2
-    assert set(counts()) == {"split", "train", "evaluate"}
+    assert set(counts()) == {"split", "train", "evaluate", "report"}
 
 
 def test_quiet_leaves_warnings_and_results(shop: Path, tmp_path: Path) -> None:
@@ -213,13 +214,13 @@ def test_only_what_changed_reruns(
     arguments: list[str],
     expected: list[str],
 ) -> None:
-    reveal("run")
+    reveal("train")
     edit(shop)
-    assert ran(reveal("run", *arguments)) == expected
+    assert ran(reveal("train", *arguments)) == expected
 
 
 def test_what_has_no_effect_on_a_fixed_mean_reruns_nothing(reveal: Callable[..., dict]) -> None:
-    reveal("run")
+    reveal("train")
     settings = [
         "num_prompts=2",
         "lr=0.5",
@@ -229,7 +230,7 @@ def test_what_has_no_effect_on_a_fixed_mean_reruns_nothing(reveal: Callable[...,
         "refit=false",
     ]
     for setting in [*(f"extraction.{one}" for one in settings), "avl.alpha=2", "avl.apply_to=loss"]:
-        assert ran(reveal("run", "--set", setting)) == [], setting
+        assert ran(reveal("train", "--set", setting)) == [], setting
 
 
 @pytest.mark.parametrize(
@@ -247,11 +248,11 @@ def test_what_has_no_effect_on_a_fixed_mean_reruns_nothing(reveal: Callable[...,
 def test_learning_what_to_extract_reruns_what_learns(
     reveal: Callable[..., dict], settings: list[str], expected: list[str]
 ) -> None:
-    reveal("run")
+    reveal("train")
     options = [part for setting in ["extraction.recommender_epochs=1", *settings] for part in ("--set", setting)]
-    assert ran(reveal("run", *options)) == expected
-    assert ran(reveal("run", *options)) == []
-    assert ran(reveal("run")) == []
+    assert ran(reveal("train", *options)) == expected
+    assert ran(reveal("train", *options)) == []
+    assert ran(reveal("train")) == []
 
 
 def test_a_tail_that_suits_the_encoder_and_is_none_encodes_nothing(reveal: Callable[..., dict]) -> None:
@@ -263,8 +264,8 @@ def test_a_tail_that_suits_the_encoder_and_is_none_encodes_nothing(reveal: Calla
 
 def test_without_images_nothing_of_the_extraction_counts(reveal: Callable[..., dict]) -> None:
     no_images = ("--set", "model.modalities=[id,text]")
-    reveal("run", *no_images)
-    assert ran(reveal("run", *no_images, "--set", "extraction.mode=both", "--set", "extraction.control=noise")) == []
+    reveal("train", *no_images)
+    assert ran(reveal("train", *no_images, "--set", "extraction.mode=both", "--set", "extraction.control=noise")) == []
 
 
 def test_one_changed_image_is_one_encoded_image(reveal: Callable[..., dict], shop: Path) -> None:
@@ -276,15 +277,15 @@ def test_one_changed_image_is_one_encoded_image(reveal: Callable[..., dict], sho
 
 
 def test_the_same_manifest_gives_the_same_bytes(reveal: Callable[..., dict], tmp_path: Path) -> None:
-    first = reveal("run")
+    first = reveal("train")
     shutil.rmtree(tmp_path / "work")
-    second = reveal("run")
+    second = reveal("train")
     assert [stage["key"] for stage in first["stages"]] == [stage["key"] for stage in second["stages"]]
     assert first["metrics"] == second["metrics"]
 
 
 def test_ids_alone_need_no_features(reveal: Callable[..., dict]) -> None:
-    assert "encode" not in ran(reveal("run", "--set", "model.modalities=[id]"))
+    assert "encode" not in ran(reveal("train", "--set", "model.modalities=[id]"))
 
 
 def test_a_bad_line_is_counted_and_told(reveal: Callable[..., dict], shop: Path) -> None:
@@ -325,14 +326,14 @@ def test_a_wrong_input_is_one_clear_line(
 ) -> None:
     edit(shop)
     with pytest.raises(UserError, match=message) as caught:
-        reveal("run")
+        reveal("train")
     assert "\n" not in str(caught.value)
 
 
 def test_a_backbone_that_reads_the_clock_wants_one(reveal: Callable[..., dict], shop: Path) -> None:
     timely = ("--set", "model.backbone={kind: hm4sr}")
-    assert "evaluate" in ran(reveal("run", *timely))
+    assert "evaluate" in ran(reveal("train", *timely))
     order = ("--set", "data.adapter.interactions={file: log.csv, position: timestamp}")
     with pytest.raises(UserError, match=r"model\.backbone\.kind: this backbone reads timestamps.*order"):
-        reveal("run", *timely, *order)
-    assert "evaluate" in ran(reveal("run", *order))
+        reveal("train", *timely, *order)
+    assert "evaluate" in ran(reveal("train", *order))

@@ -8,9 +8,10 @@ import pytest
 from rich.console import Console
 
 from cli.console import PlainProgress, TerminalProgress
-from cli.tables import SHOWN, print_metrics, print_outcome, print_status
+from cli.tables import print_metrics, print_outcome, print_status
 from pipeline.artifacts import Receipt
 from pipeline.runner import StageStatus
+from reveal_core.metrics import SHOWN
 
 
 def printed(metrics: dict[str, Any]) -> list[str]:

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.ablation import Ablation, Finished, prepare, summary
+from pipeline.ablation import Ablation, prepare, summary
 from pipeline.ablation_table import markdown, notes, table
 from pipeline.attempt import Failure
+from pipeline.contrast import Finished
 from reveal_core.comparison import paired_test
 from reveal_core.errors import UserError
 
@@ -115,7 +116,7 @@ def test_the_table(ablation: Ablation, outcomes: dict[tuple[str, int], Finished 
 
 
 def test_memory_is_shown_where_it_is_known(ablation: Ablation) -> None:
-    only = dataclasses.replace(ablation, variants={"base": ()}, seeds=(0,))
+    only = dataclasses.replace(ablation, variants={"base": ()}, runs=[(0, "base")])
     columns, rows = table(summary(only, {("base", 0): finished(0.1, peak=3 * 2**20)}))
     assert dict(zip(columns, rows[0], strict=True))["MiB"] == "3"
 

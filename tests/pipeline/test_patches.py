@@ -166,3 +166,15 @@ def test_what_fits_into_float16_is_kept() -> None:
     np.testing.assert_array_equal(half(values), values.numpy().astype(np.float16))
     np.testing.assert_array_equal(half(values.expand(3, -1)[:, 1:]), values.expand(3, -1)[:, 1:].half().numpy())
     assert half(values[:0]).shape == (0, 6)
+
+
+def test_patches_in_half_the_bytes_have_a_place_of_their_own(photos: pl.DataFrame, tmp_path: Path) -> None:
+    whole, half = Fake().build(), Fake(patches="int8").build()
+    stores = [open_patches(encoder, tmp_path) for encoder in (whole, half)]
+    assert stores[0].folder != stores[1].folder
+    for encoder, store in zip((whole, half), stores, strict=True):
+        assert fill(encoder, store, photos, tmp_path) == 8
+    keys = [key for key in image_keys(photos) if key is not None]
+    exact, rough = (store.read(keys, "patches").astype(np.float32) for store in stores)
+    assert 0 < np.abs(exact - rough).max() <= 0.57 * (np.abs(exact).max(axis=-1) / 127).max()
+    np.testing.assert_array_equal(*(store.read(keys, "pooled") for store in stores))

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.shards import ArrayStore, damaged_shards
+from pipeline.shards import ArrayStore, Quantized, damaged_shards
 
 FIELDS = {"patches": (4, 3), "pooled": (3,)}
 
@@ -178,3 +179,49 @@ def test_reading_maps_instead_of_loading(tmp_path: Path) -> None:
     again = open_store(tmp_path)
     assert len(list(handles.iterdir())) <= before + 5
     np.testing.assert_array_equal(again.read([key(77)], "pooled"), arrays(1, 77)["pooled"])
+
+
+rows = st.lists(st.floats(-60_000, 60_000, width=16), min_size=3, max_size=3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(patches=st.lists(rows, min_size=4, max_size=4))
+def test_half_the_bytes_cost_half_a_step(tmp_path_factory: pytest.TempPathFactory, patches: list[list[float]]) -> None:
+    """Of 127 that the largest number of a patch makes; against plain floats, number by number."""
+    root = tmp_path_factory.mktemp("store")
+    given = np.array([patches], dtype=np.float16)
+    store = ArrayStore(root, {"dtype": "int8"}, {"patches": Quantized((4, 3))})
+    store.write([key(0)], {"patches": given})
+    for again in (store, ArrayStore(root, {"dtype": "int8"}, {"patches": Quantized((4, 3))})):
+        read = again.read([key(0)], "patches")
+        assert read.dtype == np.float16
+        for patch, found in zip(given[0].astype(float), read[0].astype(float), strict=True):
+            step = max(abs(patch)) / 127
+            # A scale in float16 may be larger by a thousandth, or by the smallest number there is.
+            bound = 0.502 * step + 127 * 6e-8 + 0.002 * max(abs(patch))
+            assert all(abs(a - b) <= bound for a, b in zip(patch, found, strict=True))
+
+
+def test_quantized_patches_take_about_half(tmp_path: Path) -> None:
+    wide = {"patches": np.random.default_rng(0).normal(size=(64, 16, 128)).astype(np.float16)}
+    sizes = []
+    for form in ((16, 128), Quantized((16, 128))):
+        store = ArrayStore(tmp_path, {"form": str(form)}, {"patches": form})
+        store.write([key(i) for i in range(64)], wide)
+        sizes.append(sum(path.stat().st_size for path in store.folder.glob("*.arrow")))
+    assert sizes[1] < 0.53 * sizes[0]
+
+
+def test_a_flipped_bit_of_a_quantized_shard_is_found(tmp_path: Path) -> None:
+    forms = {"patches": Quantized((4, 3)), "pooled": (3,)}
+    ArrayStore(tmp_path, {"m": 1}, forms).write([key(i) for i in range(5)], arrays(5))
+    (path,) = shards(tmp_path)
+    whole = path.read_bytes()
+    batch = pa.ipc.open_file(pa.BufferReader(whole)).get_batch(0)
+    for name in ("patches", "patches.scale", "pooled"):
+        values = batch.column(name).flatten().to_numpy(zero_copy_only=True).tobytes()
+        place = whole.index(values)
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert damaged_shards(tmp_path) == [path]
+    path.write_bytes(whole)
+    assert damaged_shards(tmp_path) == []

@@ -40,10 +40,20 @@ def test_p_is_that_of_the_users_mean_differences(seed: int, num_seeds: int, num_
     assert back.mean_difference == pytest.approx(-test.mean_difference)
 
 
+@pytest.mark.parametrize("num_users", [2, 7, 60])
+def test_the_interval_holds_the_differences_that_the_test_would_not_reject_at_5_percent(num_users: int) -> None:
+    treated, reference = np.random.default_rng(num_users).random((2, 2, num_users))
+    low, high = paired_test(treated, reference).interval or (0.0, 0.0)
+    assert low < paired_test(treated, reference).mean_difference < high
+    for edge in (low, high):
+        assert paired_test(treated - edge, reference).p_value == pytest.approx(0.05, abs=1e-9)
+    assert paired_test(treated[:, :1], reference[:, :1]).interval is None
+
+
 def test_equal_users_do_not_differ() -> None:
     values = np.random.default_rng(0).random((3, 50))
     test = paired_test(values, values.copy())
-    assert (test.p_value, test.mean_difference) == (1.0, 0.0)
+    assert (test.p_value, test.mean_difference, test.interval) == (1.0, 0.0, (0.0, 0.0))
 
 
 def test_seeds_are_no_users() -> None:

@@ -37,7 +37,7 @@ def cases() -> dict[Part, Cases]:
 
 
 def test_without_a_modality_is_the_model_with_its_part_zeroed(cases: dict[Part, Cases]) -> None:
-    result = diagnose(make_model(("id", "text", "image")), cases, CONFIG, device="cpu")["without"]
+    result = diagnose(make_model(("id", "text", "image")), cases, CONFIG, device="cpu").metrics["without"]
     assert list(result) == ["id", "text", "image"]
     for modality, found in result.items():
         model = make_model(("id", "text", "image"))
@@ -52,7 +52,8 @@ def test_without_a_modality_is_the_model_with_its_part_zeroed(cases: dict[Part, 
 
 
 def test_a_single_modality_cannot_be_left_out(cases: dict[Part, Cases]) -> None:
-    assert diagnose(make_model(("text",)), cases, CONFIG, device="cpu") == {"without": {}, "shares": {"text": 1.0}}
+    found = diagnose(make_model(("text",)), cases, CONFIG, device="cpu")
+    assert (found.metrics, found.ranks) == ({"without": {}, "shares": {"text": 1.0}}, {})
 
 
 def test_shares_are_those_of_every_item_but_the_padding(cases: dict[Part, Cases]) -> None:
@@ -64,7 +65,7 @@ def test_shares_are_those_of_every_item_but_the_padding(cases: dict[Part, Cases]
         vectors[~image.has.numpy()[1:]] = image.missing.numpy()
     lengths = [(float(a @ a), float(b @ b)) for a, b in zip(ids, vectors, strict=True)]
     expected = np.mean([a / (a + b) for a, b in lengths])
-    shares = diagnose(model, cases, CONFIG, device="cpu")["shares"]
+    shares = diagnose(model, cases, CONFIG, device="cpu").metrics["shares"]
     assert shares == pytest.approx({"id": expected, "image": 1 - expected}, rel=1e-5)
 
 

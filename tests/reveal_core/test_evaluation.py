@@ -292,6 +292,9 @@ def test_the_metrics_file_holds_what_it_promises() -> None:
     assert metrics["slices"]["no_image"]["ndcg@3"] is None
     assert metrics["slices"]["with_image"]["ndcg@3"] == pytest.approx(metrics["test"]["ndcg@3"])
     assert metrics["slices"]["cold_0"]["mrr@3"] == (result.ranks["test"][0] <= 3) / result.ranks["test"][0]
+    errors = metrics["standard_errors"]
+    assert errors["slices"]["with_image"] == {"n": 3, **errors["test"]}, "all targets have images"
+    assert errors["slices"]["cold_0"]["ndcg@3"] is None, "one case has no spread"
 
 
 @pytest.mark.parametrize(

@@ -131,9 +131,12 @@ def test_every_modality_is_left_out_once(inputs: dict[str, Path], tmp_path: Path
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert list(metrics["without"]) == list(metrics["shares"]) == ["id", "text"]
     assert sum(metrics["shares"].values()) == pytest.approx(1.0)
-    for parts in metrics["without"].values():
-        assert parts["valid"].keys() == metrics["valid"].keys()
-        assert parts["test"].keys() == metrics["valid"].keys()
+    per_user = pl.read_parquet(tmp_path / "out" / "per_user.parquet")
+    for name, parts in metrics["without"].items():
+        for part in ("valid", "test"):
+            assert parts[part].keys() == metrics["valid"].keys()
+            ranks = per_user[f"{part}_without_{name}_rank"].drop_nulls().to_numpy()
+            assert parts[part]["mrr@10"] == pytest.approx(np.where(ranks <= 10, 1 / ranks, 0).mean())
 
 
 def test_an_item_with_several_vectors_is_served_by_the_index_and_a_rule(

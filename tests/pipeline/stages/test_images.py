@@ -192,6 +192,20 @@ def link(bench: Any, jpeg: Callable[[int], bytes]) -> list[str]:
     return ["in", "out", "gone", "chain", "dangling", "away/deep/a", "near/a", "sub/a"]
 
 
+def test_links_do_not_multiply(tmp_path: Path) -> None:
+    """Twelve folders, each with three links to the next one: half a million paths to one file."""
+    for level in range(12):
+        (tmp_path / f"{level}").mkdir()
+        for link in "abc":
+            (tmp_path / f"{level}" / link).symlink_to(tmp_path / f"{level + 1}", target_is_directory=True)
+    (tmp_path / "12").mkdir()
+    (tmp_path / "12" / "x.jpg").touch()
+    (tmp_path / "new").symlink_to(tmp_path / "12", target_is_directory=True)
+    names = [name for name, _ in listing(tmp_path, follow_links=False)]
+    assert {"12/x.jpg", "11/a/x.jpg", "11/c/x.jpg", "new/x.jpg"} <= {*names}
+    assert len(names) < 100
+
+
 def test_links_may_not_lead_out_of_the_folder(bench: Any, jpeg: Callable[[int], bytes]) -> None:
     ids = link(bench, jpeg)
     statuses = ["ok", "refused", "refused", "refused", "missing", "refused", "ok", "ok"]

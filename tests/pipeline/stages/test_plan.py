@@ -28,7 +28,7 @@ def settings(*overrides: str) -> dict[str, object]:
 def test_tuning_is_a_stage_of_its_own_whose_features_the_later_ones_read() -> None:
     plain, tuned = stages(), stages(TUNED)
     assert "tune" not in plain
-    assert list(tuned) == ["ingest", "images", "encode", "split", "tune", "train", "evaluate"]
+    assert list(tuned) == ["ingest", "images", "encode", "split", "tune", "train", "evaluate", "report"]
     for name in ("train", "evaluate"):
         assert any(entry.startswith("encode") for entry in plain[name].inputs)
         assert any(entry.startswith("tune") for entry in tuned[name].inputs)

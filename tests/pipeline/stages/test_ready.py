@@ -125,11 +125,13 @@ def test_the_whole_pipeline_runs_on_them(mmrec: Path) -> None:
     slices = result["metrics"]["slices"]
     assert slices["with_image"]["n"] + slices["no_image"]["n"] == result["metrics"]["protocol"]["test_users"]
     assert slices["with_image"]["n"] > slices["no_image"]["n"]
+    page = (mmrec / "work/runs/ready/report/report.html").read_text(encoding="utf-8")
+    assert "19 of 20 items have a ready-made image vector (95.0%)." in page
     ids = run(mmrec, "--set", "model.modalities=[id]", "--set", "name=ids")
     assert ids["metrics"]["slices"]["with_image"]["n"] == slices["with_image"]["n"], "the same items, whatever is read"
     np.save(mmrec / "baby/image_feat.npy", np.ones((19, 5), dtype=np.float32))
     again = {entry["stage"]: entry["ran"] for entry in run(mmrec)["stages"]}
-    assert [name for name, ran in again.items() if ran] == ["encode", "train", "evaluate"]
+    assert [name for name, ran in again.items() if ran] == ["encode", "train", "evaluate", "report"]
 
 
 def test_learned_extraction_has_nothing_to_look_at(mmrec: Path) -> None:

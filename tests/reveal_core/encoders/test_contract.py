@@ -65,6 +65,14 @@ def test_shapes_are_as_told(encoder: Encoder) -> None:
         assert (features[0] - features[1]).abs().amax(-1).min() > 0
 
 
+def test_how_patches_are_kept_is_part_of_what_they_are(config: Any, encoder: Encoder) -> None:
+    """Of images alone: texts are vectors."""
+    other = replace(config, patches="int8").build()
+    assert encoder.image_fingerprint["dtype"] == "float16"
+    assert other.image_fingerprint == encoder.image_fingerprint | {"dtype": "int8"}
+    assert other.text_fingerprint == encoder.text_fingerprint
+
+
 def test_without_a_tail_what_is_cached_are_the_patches(encoder: Encoder) -> None:
     assert (encoder.tail_blocks, encoder.num_prefix) == (0, 0)
     assert encoder.image_fingerprint.get("layer", "last") == "last"
