@@ -47,6 +47,7 @@ def _bytes(file: ImageFile) -> bytes | None:
 
 
 def is_as_it_was(file: ImageFile) -> bool:
+    """Whether it has the bytes that its digest stands for."""
     return _bytes(file) is not None
 
 

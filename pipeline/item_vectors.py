@@ -26,6 +26,7 @@ Read = Callable[[list[str]], npt.NDArray[np.floating[Any]]]
 
 
 def blocks(count: int) -> Iterator[slice]:
+    """The rows of each block, of ``count`` in all."""
     return (slice(start, start + BLOCK) for start in range(0, count, BLOCK))
 
 

@@ -58,6 +58,7 @@ class Images(Stage):
     folder: str | None = runtime(None)
     """What the paths are relative to; None = the downloaded files in the work folder."""
     executor: ExecutorConfig = runtime(Local(workers=1))
+    """Who looks at the images that nobody has looked at yet."""
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,7 +124,10 @@ def test_a_scheduler_that_stays_away_is_one_line(tmp_path: Path) -> None:
     scheduler = Scheduler()
     scheduler.start()
     try:
-        settings = Dask(address=scheduler.address, connect_seconds=60, patience_seconds=2)
+        patient = Dask(address=scheduler.address, connect_seconds=60, patience_seconds=120)
+        with patient.open(tmp_path, quiet) as executor:
+            assert list(executor.map(workers.square, range(3))) == [0, 1, 4], "the workers are there"
+        settings = replace(patient, patience_seconds=2)
         with settings.open(tmp_path, quiet) as executor:
             results = executor.map(workers.slow_square, range(60))
             next(results)
