@@ -141,6 +141,10 @@ class ArtifactStore:
         """Read every byte of an artifact again before it counts as whole, also where no file seems to have changed."""
         self.digests.forget("sha256", self.root / "stages")
 
+    def drop_resume_dir(self, stage: str, key: str) -> None:
+        """Of a finished stage; also what is left of it after a kill between the result's last step and this one."""
+        shutil.rmtree(self.resume_dir(stage, key), ignore_errors=True)
+
     @contextmanager
     def building(self, stage: str, key: str) -> Iterator[Path]:
         """An empty temporary folder for a stage to write in; removed if the block raises, and why is kept."""
@@ -191,7 +195,7 @@ class ArtifactStore:
         sync(final.parent)
         written = [(final / name, file_stamp(final / name), facts["sha256"]) for name, facts in files.items()]
         self.digests.remember("sha256", written)
-        shutil.rmtree(self.resume_dir(stage, receipt.key), ignore_errors=True)
+        self.drop_resume_dir(stage, receipt.key)
         return receipt
 
     def last_run(self, name: str) -> dict[str, dict[str, Any]]:

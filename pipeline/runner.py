@@ -97,6 +97,8 @@ class Runner:
                 # Read anew each time: every stage that finishes changes the record, also if the next one is killed.
                 status = self._inspect(stage, found, self.store.last_run(self.name).get(name))
                 receipt = status.receipt if status.done else None
+                if receipt is not None:
+                    self.store.drop_resume_dir(name, receipt.key)
                 receipt = receipt or self._build(stage, status, outcome, progress)
                 self.store.record_run(self.name, receipt)
                 outcome[name] = (status, receipt)

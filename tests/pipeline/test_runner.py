@@ -279,6 +279,18 @@ def test_a_failed_stage_leaves_no_result_but_keeps_its_progress(tmp_path: Path, 
     assert not list((tmp_path / "work/partial").iterdir())
 
 
+def test_what_a_kill_left_of_a_finished_stage_is_removed(tmp_path: Path, source: Path) -> None:
+    """The kill came when the result was in its place, and what the stage had kept to go on was not gone yet."""
+    graph = runner(tmp_path, source)
+    ran(graph)
+    (words,) = (status for status in graph.status() if status.stage == "words")
+    assert words.key is not None
+    left = graph.store.resume_dir("words", words.key)
+    (left / "deep").mkdir(parents=True)
+    assert ran(graph) == []
+    assert not left.exists()
+
+
 def test_a_missing_source_is_the_users_to_mend(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         runner(tmp_path, tmp_path / "nowhere").status()
