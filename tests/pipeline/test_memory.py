@@ -1,5 +1,4 @@
-"""The peak of a process's memory: measured in a small process of its own, since the system may take pages of a large one
-back at any time."""
+"""The peak of a process: measured in a small one of its own, since the system may take pages of a large one back."""
 
 from __future__ import annotations
 
