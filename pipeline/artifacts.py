@@ -220,6 +220,14 @@ class ArtifactStore:
         temporary.symlink_to(target, target_is_directory=True)
         temporary.replace(link)
 
+    def _sweep(self) -> None:
+        """Remove what a killed run was writing; the lock says that nobody is."""
+        for left in [*self.root.glob("runs/*/.*.tmp"), *self.root.glob("stages/*/.*.tmp")]:
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the work folder. The system lets go of the lock when the process ends, however it ends.
@@ -240,6 +248,7 @@ class ArtifactStore:
             ) from None
         try:
             holder.write_text(f"{os.getpid()}\n")
+            self._sweep()
             yield
         finally:
             holder.unlink(missing_ok=True)

@@ -128,7 +128,7 @@ class ArrayStore:
 
     def sweep(self) -> None:
         """Remove what processes that were killed were writing; nobody else may be writing now."""
-        for left in self.folder.glob(f".*{_SUFFIX}.*.tmp"):
+        for left in self.folder.glob(".*.tmp"):
             left.unlink(missing_ok=True)
 
     def read(self, keys: Sequence[str], field: str) -> Halves:

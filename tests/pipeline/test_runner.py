@@ -291,6 +291,19 @@ def test_what_a_kill_left_of_a_finished_stage_is_removed(tmp_path: Path, source:
     assert not left.exists()
 
 
+def test_what_a_killed_run_was_writing_is_removed(tmp_path: Path, source: Path) -> None:
+    graph = runner(tmp_path, source)
+    ran(graph)
+    left = [tmp_path / "work" / name for name in ("runs/test/.basis.json.1.tmp", "stages/words/.0123.tmp/deep/file")]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    whole = sorted(path for path in (tmp_path / "work/stages").rglob("*") if ".tmp" not in str(path))
+    assert ran(graph) == []
+    assert not list((tmp_path / "work").rglob("*.tmp"))
+    assert sorted((tmp_path / "work/stages").rglob("*")) == whole
+
+
 def test_a_missing_source_is_the_users_to_mend(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         runner(tmp_path, tmp_path / "nowhere").status()
