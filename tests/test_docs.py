@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import click
+import click.testing
 import pytest
 import yaml
 
@@ -85,6 +86,12 @@ def test_commands_are_valid(page: str, words: list[str], tmp_path: Path) -> None
         assert {*chosen} <= {*VARIANTS}
         for variant in chosen or ["as-is"]:
             plan(load_manifest(path, (*context.params.get("overrides", ()), *VARIANTS[variant].overrides)))
+
+
+@pytest.mark.parametrize("name", cli.main.COMMANDS)
+def test_every_command_shows_an_example(name: str) -> None:
+    shown = click.testing.CliRunner().invoke(cli.main.reveal, [name, "--help"]).output
+    assert re.search(rf"Examples?:\n +reveal .*\b{name}\b", shown, re.DOTALL)
 
 
 def manifests() -> Iterator[tuple[str, str]]:

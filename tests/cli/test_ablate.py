@@ -220,9 +220,3 @@ def test_tuning_lists_what_failed(call: Call) -> None:
     none = call("tune", "--trials", "2", "--set", "train.lr=1e30", "--search", "train.lr=1e31,1e32")
     assert none.exit_code == 1
     assert "error: 2 of 2 trials failed" in none.stderr
-
-
-@pytest.mark.parametrize("command", ["ablate", "tune"])
-def test_help_has_an_example(call: Call, command: str) -> None:
-    text = click.testing.CliRunner().invoke(cli.main.reveal, [command, "--help"]).output
-    assert f"reveal {command} --manifest manifests/demo.yaml" in text
