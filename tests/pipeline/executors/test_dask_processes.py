@@ -49,7 +49,7 @@ def test_what_a_killed_worker_had_is_done_by_another(processes: Callable[..., An
     with Dask(address=cluster.scheduler_address).open(tmp_path / "cache", quiet) as executor:
         assert list(executor.map(workers.note_and_end_once, batches)) == list(range(40))
     calls = Counter(path.name.split("-")[0] for path in (tmp_path / "calls").iterdir())
-    assert calls["5"] == 2
+    assert calls["5"] >= 2
     assert len(calls) == 40
     assert sum(calls.values()) <= 40 + 8, "no more than what was in flight is done again"
 
