@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from pipeline.workers import end_with_parent
 from reveal_core.errors import UserError
 from reveal_core.images import FilePart, Preprocess, decode_image
 
@@ -83,6 +84,7 @@ def _context() -> BaseContext:
 
 
 def _start_worker(_: int) -> None:
+    end_with_parent()
     if hasattr(os, "nice"):
         os.nice(NICENESS)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from pipeline.executors.base import Batch, Executor, ExecutorSettings, Result
+from pipeline.workers import end_with_parent
 from reveal_core.config import runtime
 from reveal_core.errors import UserError
 
@@ -53,7 +54,7 @@ class _Processes(Executor):
             yield from map(work, batches)
             return
         # Forking a process whose threads (polars) hold locks may deadlock.
-        pool = ProcessPoolExecutor(self._workers, mp_context=get_context("spawn"))
+        pool = ProcessPoolExecutor(self._workers, mp_context=get_context("spawn"), initializer=end_with_parent)
         flying: deque[Future[Result]] = deque()
         try:
             for batch in batches:
