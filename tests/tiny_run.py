@@ -6,6 +6,7 @@ bought ``i20``, which has only an image, nor ``i21``, which has only a text.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,12 @@ class TinyRun:
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result
+
+    def ask(self, command: str, *arguments: object) -> Any:
+        """The JSON that a command prints; options may be paths."""
+        result = self.call(command, "--json", *map(str, arguments))
+        assert result.exit_code == 0, result.output
+        return json.loads(result.stdout)
 
     def open(self) -> FinishedRun:
         return open_manifest(self.root / "tiny.yaml", self.settings, self.root / "work")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,7 @@ Ask = Callable[..., Any]
 
 @pytest.fixture
 def ask(tiny_run: TinyRun) -> Ask:
-    def call(*arguments: object) -> Any:
-        result = tiny_run.call("explain", "--json", *map(str, arguments))
-        assert result.exit_code == 0, result.output
-        return json.loads(result.stdout)
-
-    return call
+    return partial(tiny_run.ask, "explain")
 
 
 def test_the_score_and_its_rank_are_those_of_the_list(tiny_run: TinyRun, ask: Ask) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,7 @@ Ask = Callable[..., Any]
 
 @pytest.fixture
 def ask(tiny_run: TinyRun) -> Ask:
-    """The JSON that the command prints; options may be paths."""
-
-    def call(*arguments: object) -> Any:
-        result = tiny_run.call("recommend", "--json", *map(str, arguments))
-        assert result.exit_code == 0, result.output
-        return json.loads(result.stdout)
-
-    return call
+    return partial(tiny_run.ask, "recommend")
 
 
 def ids(answer: Any, place: int = 0) -> list[str]:
