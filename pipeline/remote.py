@@ -63,7 +63,6 @@ class RemoteEncoder:
         """
         if not jobs:
             return
-        store.sweep()
         order = _Order(self.settings, self.tail_blocks, modality, make, store.folder.absolute(), store.fields)
         with self.executor.open(work.cache_dir, work.progress.log) as executor:
             for keys in executor.map(order, jobs, on_device=True):

@@ -127,7 +127,7 @@ class ArrayStore:
         self._places.update(self._open(path))
 
     def sweep(self) -> None:
-        """Remove what processes that were killed were writing; nobody else may be writing now."""
+        """Remove what workers that were killed were writing; nobody else may be writing now."""
         for left in self.folder.glob(".*.tmp"):
             left.unlink(missing_ok=True)
 

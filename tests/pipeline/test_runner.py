@@ -294,7 +294,8 @@ def test_what_a_kill_left_of_a_finished_stage_is_removed(tmp_path: Path, source:
 def test_what_a_killed_run_was_writing_is_removed(tmp_path: Path, source: Path) -> None:
     graph = runner(tmp_path, source)
     ran(graph)
-    left = [tmp_path / "work" / name for name in ("runs/test/.basis.json.1.tmp", "stages/words/.0123.tmp/deep/file")]
+    names = ("runs/test/.basis.json.1.tmp", "stages/words/.0123.tmp/deep/file", "cache/images/0123/.4567.arrow.1.tmp")
+    left = [tmp_path / "work" / name for name in names]
     for path in left:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
