@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from reveal_core.backbones.base import Modality
-from reveal_core.evaluation import Cases, EvaluateConfig, Part, rank_cases
-from reveal_core.metrics import Floats, mean_metrics
+from reveal_core.evaluation import Cases, EvaluateConfig, Part, Scorer, rank_cases
+from reveal_core.metrics import Floats, mean_metrics, ndcg
 from reveal_core.model import SequenceRecommender, Without
 
 MeanMetrics = dict[str, float | None]
@@ -61,6 +61,21 @@ def leave_out(
             for part, asked in cases.items()
         }
         for modality in modalities
+    }
+
+
+def left_out(model: SequenceRecommender, cases: Cases, *, device: torch.device | str) -> dict[str, float]:
+    """NDCG@10 of the cases without each modality, and with ``none`` of them left out.
+
+    Empty where there are no cases, and for a model that has only one modality.
+    """
+    modalities = model.config.modalities
+    if len(modalities) == 1 or not len(cases):
+        return {}
+    scorers: dict[str, Scorer] = {"none": model} | {name: Without(model, (name,)) for name in modalities}
+    return {
+        name: float(ndcg(rank_cases(scorer, cases, max_seq_len=model.config.max_seq_len, device=device), 10).mean())
+        for name, scorer in scorers.items()
     }
 
 

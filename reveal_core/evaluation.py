@@ -105,6 +105,13 @@ class Cases:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def spread(self, most: int) -> Cases:
+        """At most so many of them, evenly spaced."""
+        if most >= len(self):
+            return self
+        chosen = np.arange(most) * len(self) // max(most, 1)
+        return Cases(self.user_index[chosen], self.histories.take(chosen), self.targets[chosen])
+
     @property
     def repeats(self) -> npt.NDArray[np.bool_]:
         """(M,): whether the user had the target before."""

@@ -7,7 +7,8 @@ same weights, bit for bit (on one kind of device and number of threads).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from reveal_core.batches import TrainingBatches
 from reveal_core.checkpoint import TrainState, load_state, optimizer_tensors, restore_optimizer, save_state
 from reveal_core.config import Config, runtime
 from reveal_core.devices import resolve_device
+from reveal_core.diagnostics import left_out
 from reveal_core.errors import UserError
 from reveal_core.evaluation import Cases, rank_cases
 from reveal_core.extraction.alternation import Alternation, Round
@@ -73,6 +75,8 @@ class TrainConfig(Config):
     """Validations without a better NDCG@10 after which training stops."""
     eval_every: int = 1
     """Epochs between validations."""
+    diagnosed_users: int = 1000
+    """Validation users, at most, of whom each validation also tells what leaving out a modality costs; 0 = none."""
     checkpoint_every: int = runtime(500)
     """Steps between the states from which a killed run goes on; one is also kept at the end of every epoch."""
     device: str = runtime("auto")
@@ -82,6 +86,8 @@ class TrainConfig(Config):
         for name in ("max_epochs", "batch_size", "patience", "eval_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
+        if self.diagnosed_users < 0:
+            raise ValueError("diagnosed_users must not be negative")
         if self.window_stride is not None and self.window_stride < 1:
             raise ValueError("window_stride must be at least 1, or null")
         if not (self.lr > 0 and self.content_lr_scale > 0 and self.image_lr_scale > 0 and self.weight_decay >= 0):
@@ -112,7 +118,8 @@ class Epoch:
     valid: dict[str, float] | None
     """``None`` where there was no validation after this epoch"""
     measured: dict[str, float]
-    """means over the epoch: ``gradient/<owner>``, ``update/<owner>`` (norms), ``avl/K``, ``avl/delta``"""
+    """means over the epoch: ``gradient/<owner>``, ``update/<owner>`` (norms), ``avl/K``, ``avl/delta``; NDCG@10 of the
+    diagnosed users ``without/<modality>``, and ``without/none`` of them, where there was a validation"""
 
     def values(self) -> dict[str, float]:
         """All of it by name, as points of curves."""
@@ -155,13 +162,19 @@ def validate(model: SequenceRecommender, cases: Cases) -> dict[str, float]:
     Raises:
         UserError: the scores are not finite.
     """
+    with _judged(model):
+        ranks_M = rank_cases(model, cases, max_seq_len=model.config.max_seq_len, device=model.device)
+    return {name: value for name, value in mean_metrics(ranks_M, [10]).items() if value is not None}
+
+
+@contextmanager
+def _judged(model: SequenceRecommender) -> Iterator[None]:
     model.eval()
     try:
-        ranks_M = rank_cases(model, cases, max_seq_len=model.config.max_seq_len, device=model.device)
+        yield
     except ValueError as error:  # scores that are no numbers, from weights that still are
         raise UserError(str(error), where="train.lr", mend="make it smaller") from error
     model.train()
-    return {name: value for name, value in mean_metrics(ranks_M, [10]).items() if value is not None}
 
 
 def make_avl(config: AvlConfig, modalities: Collection[Modality]) -> Avl | None:
@@ -225,6 +238,7 @@ class _Training:
         self.config, self.seed, self.resume_dir = config, seed, resume_dir
         self.on_progress, self.on_epoch = on_progress, on_epoch
         self.valid, self.num_targets = data.valid, data.num_targets
+        self.diagnosed = data.valid.spread(config.diagnosed_users)
         self.batches = TrainingBatches(
             data.train.sequences, model.config.max_seq_len, config.batch_size, seed, config.window_stride
         )
@@ -274,7 +288,8 @@ class _Training:
         at.epoch, at.step, at.num_targets = at.epoch + 1, 0, 0
         self.loss_sum.zero_()
         asked = at.epoch % self.config.eval_every == 0 or at.epoch == self.config.max_epochs
-        line = Epoch(at.epoch, train_loss, self._validate() if asked else None, self.tally.means())
+        measured = self.tally.means() | (self._diagnose() if asked else {})
+        line = Epoch(at.epoch, train_loss, self._validate() if asked else None, measured)
         self.tally = Tally()
         if line.valid is not None:
             self._judge(line.valid[METRIC])
@@ -284,6 +299,11 @@ class _Training:
 
     def _validate(self) -> dict[str, float]:
         return validate(self.model, self.valid)
+
+    def _diagnose(self) -> dict[str, float]:
+        with _judged(self.model):
+            found = left_out(self.model, self.diagnosed, device=self.device)
+        return {f"without/{modality}": metric for modality, metric in found.items()}
 
     def _judge(self, metric: float) -> None:
         if metric > self.at.best_metric:

@@ -51,11 +51,11 @@ def _training(run: Run) -> Iterator[Block]:
         stayed = "a new one, trained on what was then extracted, did no better on validation, so it stayed"
         yield Prose(f"One recommender taught the extraction; {which if taken else stayed}.")
     yield Charts([_loss(run, history, teacher), _valid(run, history, teacher, best)])
-    norms = [_norms(run, history, what) for what in ("gradient", "update")]
+    norms = [_by_owner(run, history, what) for what in _BY_OWNER]
     balance = [_avl(run, history, what) for what in ("K", "delta")]
     moved = [chart for chart in (*norms, *balance) if chart is not None]
     if moved:
-        yield Prose("What moves the model, and whether its visual part keeps up:")
+        yield Prose("What each modality is worth, what moves the model, and whether its visual part keeps up:")
         yield Charts(moved)
 
 
@@ -86,22 +86,29 @@ def _legend(teacher: Epochs) -> list[Key]:
     return [Key("the recommender", 0), Key("the one that taught the extraction", 1, True)] if teacher else []
 
 
-def _norms(run: Run, epochs: Epochs, what: str) -> Chart | None:
-    """By whom a parameter belongs to."""
-    owners = sorted({name for epoch in epochs for name in epoch["measured"] if name.startswith(f"{what}/")})
-    if not owners:
+_BY_OWNER = {
+    "without": (f"Validation {METRIC.upper()} when a modality is left out", METRIC.upper()),
+    "gradient": ("Mean length of the gradients by modality", "gradient norm"),
+    "update": ("Mean length of the updates by modality", "update norm"),
+}
+
+
+def _by_owner(run: Run, epochs: Epochs, what: str) -> Chart | None:
+    """By modality; norms by whom a parameter belongs to."""
+    found = sorted({name for epoch in epochs for name in epoch["measured"] if name.startswith(f"{what}/")})
+    if not found:
         return None
+    caption, label = _BY_OWNER[what]
     lines, keys, ends = [], [], []
-    for colour, name in enumerate(owners):
+    for colour, name in enumerate(found):
         with_it = [epoch for epoch in epochs if name in epoch["measured"]]
         lines.append(line_of(with_it, partial(_measured, name), colour))
         owner = name.partition("/")[2]
         keys.append(Key(owner, colour))
         ends.append(f"{owner} {with_it[-1]['measured'][name]:.3g}")
-    alt = f"Mean length of the {what}s of each modality's parameters by epoch; in the last: {', '.join(ends)}."
-    positive = all(value > 0 for line in lines for value in line.y)
-    svg = draw_lines(f"{what}s", lines, EPOCH, Axis(f"{what} norm", log=positive), alt)
-    return Chart(f"{what.capitalize()} norms by modality", alt, svg, run.source(HISTORY), keys)
+    alt = f"{caption}, by epoch; in the last: {', '.join(ends)}."
+    log = what != "without" and all(value > 0 for line in lines for value in line.y)
+    return Chart(caption, alt, draw_lines(what, lines, EPOCH, Axis(label, log=log), alt), run.source(HISTORY), keys)
 
 
 _AVL = {

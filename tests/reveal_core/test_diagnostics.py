@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from reveal_core.backbones.sasrec import SasRec
-from reveal_core.diagnostics import diagnose, length_shares
+from reveal_core.diagnostics import diagnose, left_out, length_shares
 from reveal_core.evaluation import Cases, EvaluateConfig, Part, rank_cases
 from reveal_core.features import ItemFeatures
 from reveal_core.metrics import mean_metrics
@@ -49,6 +49,15 @@ def test_without_a_modality_is_the_model_with_its_part_zeroed(cases: dict[Part, 
         }
         assert found == expected
     assert len({found["test"]["ndcg@10"] for found in result.values()}) == 3
+
+
+def test_what_is_told_while_it_trains_is_the_diagnosis_of_the_same_users(cases: dict[Part, Cases]) -> None:
+    model, some = make_model(("id", "text", "image")), cases["valid"].spread(7)
+    without = diagnose(model, {"valid": some}, CONFIG, device="cpu").metrics["without"]
+    expected = {name: parts["valid"]["ndcg@10"] for name, parts in without.items()}
+    expected["none"] = mean_metrics(rank_cases(model, some, max_seq_len=4), [10])["ndcg@10"]
+    assert left_out(model, some, device="cpu") == pytest.approx(expected)
+    assert left_out(make_model(("text",)), some, device="cpu") == left_out(model, some.spread(0), device="cpu") == {}
 
 
 def test_a_single_modality_cannot_be_left_out(cases: dict[Part, Cases]) -> None:

@@ -102,6 +102,21 @@ def test_validation_every_second_epoch_and_after_the_last(tmp_path: Path) -> Non
     assert [epoch.valid is not None for epoch in result.history] == [False, True, False, True, True]
 
 
+def test_what_a_modality_is_worth_is_told_with_every_validation_and_changes_nothing(tmp_path: Path) -> None:
+    config, data = replace(CONFIG, max_epochs=3, eval_every=2), cycle_data()
+    told = fit(make_model(content=True), data, config, 0, tmp_path / "told")
+    untold = fit(make_model(content=True), data, replace(config, diagnosed_users=0), 0, tmp_path / "untold")
+
+    def without(result: TrainResult) -> list[dict[str, float]]:
+        return [{k: v for k, v in epoch.measured.items() if k.startswith("without/")} for epoch in result.history]
+
+    names = {f"without/{name}" for name in ("none", "id", "text", "image")}
+    assert [set(found) for found in without(told)] == [set(), names, names]
+    assert all(epoch.valid["ndcg@10"] == epoch.measured["without/none"] for epoch in told.history if epoch.valid)
+    assert without(untold) == [{}, {}, {}]
+    assert all(torch.equal(told.weights[name], untold.weights[name]) for name in told.weights)
+
+
 def test_the_global_generator_neither_matters_nor_moves(tmp_path: Path) -> None:
     results = []
     for seed in (1, 2):
