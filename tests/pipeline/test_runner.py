@@ -176,6 +176,15 @@ def test_touching_a_file_reruns_nothing(tmp_path: Path, source: Path) -> None:
     assert ran(runner(tmp_path, source)) == []
 
 
+@pytest.mark.parametrize("nanoseconds", [0, 10**9, 10**18])
+def test_a_clock_that_goes_back_hides_no_change(tmp_path: Path, source: Path, nanoseconds: int) -> None:
+    ran(runner(tmp_path, source))
+    then = source.stat().st_mtime_ns - nanoseconds
+    source.write_text("six two three")  # as long as it was
+    os.utime(source, ns=(then, then))
+    assert ran(runner(tmp_path, source)) == ["read", "words"]
+
+
 def test_a_changed_setting_is_named_and_reruns_from_there(tmp_path: Path, source: Path) -> None:
     ran(runner(tmp_path, source))
     changed = runner(tmp_path, source, least=4)
