@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from reveal_core.backbones.base import Modality
-from reveal_core.evaluation import Cases, EvaluateConfig, Part, Scorer, rank_cases
+from reveal_core.evaluation import Cases, EvaluateConfig, Part, rank_cases
 from reveal_core.metrics import Floats, mean_metrics, ndcg
 from reveal_core.model import SequenceRecommender, Without
 
@@ -64,19 +65,25 @@ def leave_out(
     }
 
 
-def left_out(model: SequenceRecommender, cases: Cases, *, device: torch.device | str) -> dict[str, float]:
-    """NDCG@10 of the cases without each modality, and with ``none`` of them left out.
+def left_out(
+    model: SequenceRecommender, cases: Cases, ranks_M: Floats, most: int, *, device: torch.device | str
+) -> dict[str, float]:
+    """NDCG@10 of at most so many of the cases, evenly spaced: without each modality, and without ``none`` of them.
 
     Empty where there are no cases, and for a model that has only one modality.
+
+    Args:
+        ranks_M: of all cases by the whole model.
     """
-    modalities = model.config.modalities
-    if len(modalities) == 1 or not len(cases):
+    modalities, count = model.config.modalities, min(most, len(cases))
+    if len(modalities) == 1 or not count:
         return {}
-    scorers: dict[str, Scorer] = {"none": model} | {name: Without(model, (name,)) for name in modalities}
-    return {
-        name: float(ndcg(rank_cases(scorer, cases, max_seq_len=model.config.max_seq_len, device=device), 10).mean())
-        for name, scorer in scorers.items()
+    chosen = np.arange(count) * len(cases) // count
+    some, max_seq_len = cases.take(chosen), model.config.max_seq_len
+    ranks = {"none": ranks_M[chosen]} | {
+        name: rank_cases(Without(model, (name,)), some, max_seq_len=max_seq_len, device=device) for name in modalities
     }
+    return {name: float(ndcg(found, 10).mean()) for name, found in ranks.items()}
 
 
 def length_shares(parts: Mapping[str, Tensor]) -> dict[str, float]:

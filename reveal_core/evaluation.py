@@ -105,12 +105,9 @@ class Cases:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def spread(self, most: int) -> Cases:
-        """At most so many of them, evenly spaced."""
-        if most >= len(self):
-            return self
-        chosen = np.arange(most) * len(self) // max(most, 1)
-        return Cases(self.user_index[chosen], self.histories.take(chosen), self.targets[chosen])
+    def take(self, rows: Int64s) -> Cases:
+        """Some of them, in the order of ``rows``, which rise."""
+        return Cases(self.user_index[rows], self.histories.take(rows), self.targets[rows])
 
     @property
     def repeats(self) -> npt.NDArray[np.bool_]:

@@ -7,8 +7,7 @@ same weights, bit for bit (on one kind of device and number of threads).
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,7 +74,7 @@ class TrainConfig(Config):
     """Validations without a better NDCG@10 after which training stops."""
     eval_every: int = 1
     """Epochs between validations."""
-    diagnosed_users: int = 1000
+    diagnosed_users: int = 300
     """Validation users, at most, of whom each validation also tells what leaving out a modality costs; 0 = none."""
     checkpoint_every: int = runtime(500)
     """Steps between the states from which a killed run goes on; one is also kept at the end of every epoch."""
@@ -156,25 +155,31 @@ class _Position:
     best_alternation: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def validate(model: SequenceRecommender, cases: Cases) -> dict[str, float]:
-    """The metrics at 10 over the full catalogue.
+@dataclass(frozen=True)
+class Validation:
+    """How good a model is, and what its modalities are worth to it."""
+
+    metrics: dict[str, float]
+    """at 10, over the full catalogue"""
+    without: dict[str, float]
+    """NDCG@10 of the diagnosed users, without each modality and without ``none`` of them"""
+
+
+def validate(model: SequenceRecommender, cases: Cases, diagnosed_users: int = 0) -> Validation:
+    """Judge a model while it trains.
 
     Raises:
         UserError: the scores are not finite.
     """
-    with _judged(model):
-        ranks_M = rank_cases(model, cases, max_seq_len=model.config.max_seq_len, device=model.device)
-    return {name: value for name, value in mean_metrics(ranks_M, [10]).items() if value is not None}
-
-
-@contextmanager
-def _judged(model: SequenceRecommender) -> Iterator[None]:
     model.eval()
     try:
-        yield
+        ranks_M = rank_cases(model, cases, max_seq_len=model.config.max_seq_len, device=model.device)
+        without = left_out(model, cases, ranks_M, diagnosed_users, device=model.device)
     except ValueError as error:  # scores that are no numbers, from weights that still are
         raise UserError(str(error), where="train.lr", mend="make it smaller") from error
     model.train()
+    metrics = {name: value for name, value in mean_metrics(ranks_M, [10]).items() if value is not None}
+    return Validation(metrics, without)
 
 
 def make_avl(config: AvlConfig, modalities: Collection[Modality]) -> Avl | None:
@@ -238,7 +243,6 @@ class _Training:
         self.config, self.seed, self.resume_dir = config, seed, resume_dir
         self.on_progress, self.on_epoch = on_progress, on_epoch
         self.valid, self.num_targets = data.valid, data.num_targets
-        self.diagnosed = data.valid.spread(config.diagnosed_users)
         self.batches = TrainingBatches(
             data.train.sequences, model.config.max_seq_len, config.batch_size, seed, config.window_stride
         )
@@ -255,7 +259,7 @@ class _Training:
     def run(self) -> TrainResult:
         while self.at.epoch < self.config.max_epochs and self.at.bad_validations < self.config.patience:
             if self.alternation is not None and self.at.step == 0:
-                self.alternation.before_epoch(self.at.epoch, self.model, self._save, lambda: self._validate()[METRIC])
+                self.alternation.before_epoch(self.at.epoch, self.model, self._save, self._valid_metric)
             self._run_steps()
             self._end_epoch()
         rounds = []
@@ -288,8 +292,9 @@ class _Training:
         at.epoch, at.step, at.num_targets = at.epoch + 1, 0, 0
         self.loss_sum.zero_()
         asked = at.epoch % self.config.eval_every == 0 or at.epoch == self.config.max_epochs
-        measured = self.tally.means() | (self._diagnose() if asked else {})
-        line = Epoch(at.epoch, train_loss, self._validate() if asked else None, measured)
+        found = validate(self.model, self.valid, self.config.diagnosed_users) if asked else Validation({}, {})
+        worth = {f"without/{modality}": metric for modality, metric in found.without.items()}
+        line = Epoch(at.epoch, train_loss, found.metrics if asked else None, self.tally.means() | worth)
         self.tally = Tally()
         if line.valid is not None:
             self._judge(line.valid[METRIC])
@@ -297,13 +302,8 @@ class _Training:
         self._save()
         self.on_epoch(line)
 
-    def _validate(self) -> dict[str, float]:
-        return validate(self.model, self.valid)
-
-    def _diagnose(self) -> dict[str, float]:
-        with _judged(self.model):
-            found = left_out(self.model, self.diagnosed, device=self.device)
-        return {f"without/{modality}": metric for modality, metric in found.items()}
+    def _valid_metric(self) -> float:
+        return validate(self.model, self.valid).metrics[METRIC]
 
     def _judge(self, metric: float) -> None:
         if metric > self.at.best_metric:

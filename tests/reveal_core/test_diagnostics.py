@@ -51,13 +51,24 @@ def test_without_a_modality_is_the_model_with_its_part_zeroed(cases: dict[Part, 
     assert len({found["test"]["ndcg@10"] for found in result.values()}) == 3
 
 
-def test_what_is_told_while_it_trains_is_the_diagnosis_of_the_same_users(cases: dict[Part, Cases]) -> None:
-    model, some = make_model(("id", "text", "image")), cases["valid"].spread(7)
+@pytest.mark.parametrize(("most", "rows"), [(3, [0, 13, 26]), (39, list(range(39))), (99, list(range(40)))])
+def test_what_is_told_while_it_trains_is_the_diagnosis_of_some_users(
+    cases: dict[Part, Cases], most: int, rows: list[int]
+) -> None:
+    model, valid = make_model(("id", "text", "image")), cases["valid"]
+    ranks_M = rank_cases(model, valid, max_seq_len=4)
+    histories = Sequences.from_lists([valid.histories[row].tolist() for row in rows])
+    some = Cases(valid.user_index[rows], histories, valid.targets[rows])
     without = diagnose(model, {"valid": some}, CONFIG, device="cpu").metrics["without"]
     expected = {name: parts["valid"]["ndcg@10"] for name, parts in without.items()}
-    expected["none"] = mean_metrics(rank_cases(model, some, max_seq_len=4), [10])["ndcg@10"]
-    assert left_out(model, some, device="cpu") == pytest.approx(expected)
-    assert left_out(make_model(("text",)), some, device="cpu") == left_out(model, some.spread(0), device="cpu") == {}
+    expected["none"] = mean_metrics(ranks_M[rows], [10])["ndcg@10"]
+    assert left_out(model, valid, ranks_M, most, device="cpu") == pytest.approx(expected)
+
+
+def test_nothing_is_told_of_nobody_or_of_one_modality(cases: dict[Part, Cases]) -> None:
+    ranks_M = np.ones(40)
+    assert left_out(make_model(("text",)), cases["valid"], ranks_M, 9, device="cpu") == {}
+    assert left_out(make_model(("id", "text")), cases["valid"], ranks_M, 0, device="cpu") == {}
 
 
 def test_a_single_modality_cannot_be_left_out(cases: dict[Part, Cases]) -> None:

@@ -52,17 +52,6 @@ def make_cases(histories: list[list[int]], targets: list[int]) -> Cases:
     return Cases(np.arange(len(targets)), Sequences.from_lists(histories), np.array(targets, dtype=np.int64))
 
 
-@given(st.integers(0, 12), st.integers(0, 14))
-def test_some_cases_are_spread_over_all(num_cases: int, most: int) -> None:
-    cases = make_cases([[case + 1, case + 2] for case in range(num_cases)], [case + 3 for case in range(num_cases)])
-    some = cases.spread(most)
-    users = some.user_index.tolist()
-    assert len(some) == min(num_cases, most)
-    assert [some.histories[row].tolist() for row in range(len(some))] == [[user + 1, user + 2] for user in users]
-    assert some.targets.tolist() == [user + 3 for user in users]
-    assert np.ptp(np.diff([*users, num_cases])) <= 1 if len(users) else True
-
-
 def brute_force(vectors: np.ndarray, history: list[int], target: int, max_seq_len: int) -> float:
     """The rank, from the list of all candidates."""
     query = vectors[history[-max_seq_len:]].sum(axis=0)

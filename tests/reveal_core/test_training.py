@@ -27,6 +27,7 @@ from reveal_core.training import (
     TrainConfig,
     TrainingData,
     TrainResult,
+    Validation,
     fit,
     make_avl,
 )
@@ -86,9 +87,9 @@ def test_the_best_weights_are_kept_and_training_stops_when_nothing_gets_better(
     metrics = iter([0.2, 0.5, 0.5, 0.4, 0.9])
     seen = []
 
-    def scripted(model: SequenceRecommender, cases: Cases) -> dict[str, float]:
+    def scripted(model: SequenceRecommender, cases: Cases, diagnosed_users: int) -> Validation:
         seen.append({name: x.clone() for name, x in model.state_dict().items()})
-        return {"ndcg@10": next(metrics)}
+        return Validation({"ndcg@10": next(metrics)}, {})
 
     monkeypatch.setattr("reveal_core.training.validate", scripted)
     result = fit(make_model(), cycle_data(), replace(CONFIG, max_epochs=9, patience=2), 0, tmp_path)
