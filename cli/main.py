@@ -27,6 +27,7 @@ COMMANDS = {
     "recommend": ("cli.recommend", "Recommend items to users, after a history, or like an item or a picture."),
     "explain": ("cli.explain", "Say what an item's score owes to modalities and to a history."),
     "export": ("cli.export", "Write vectors, index and model of a run in the formats of other tools."),
+    "gc": ("cli.gc", "Say which results no run needs any more, and delete them."),
     "ablate": ("cli.ablate", "Compare variants of a manifest under the same seeds."),
     "tune": ("cli.tune", "Look for better settings, judged on validation."),
     "demo-data": ("cli.demo_data", "Draw a small shop: product photos and shoppers' logs."),

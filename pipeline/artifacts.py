@@ -30,8 +30,8 @@ RECEIPT = "receipt.json"
 KEY_LENGTH = 16
 #: In the folder of an unfinished stage: why it did not end.
 _FAILURE = "failure.json"
-#: Where a run writes under temporary names.
-_WRITTEN = ("runs/*", "stages/*", "cache/*/*")
+#: Where things have temporary names while they are written or deleted.
+_WRITTEN = ("runs", "runs/*", "stages/*", "partial", "cache/*/*")
 #: In a receipt: the digest of all the rest of it.
 _SEAL = "seal"
 
@@ -223,7 +223,7 @@ class ArtifactStore:
         temporary.replace(link)
 
     def _sweep(self) -> None:
-        """Remove what a killed run was writing; the lock says that nobody is."""
+        """Remove what a killed run was writing or deleting; the lock says that nobody is."""
         for left in [path for place in _WRITTEN for path in self.root.glob(f"{place}/.*.tmp")]:
             if left.is_dir() and not left.is_symlink():
                 shutil.rmtree(left, ignore_errors=True)
