@@ -61,6 +61,28 @@ def read_columns(path: Path) -> list[str]:
     return [field.name for field in schema if is_text(field.type)]
 
 
+def vector_columns(path: Path) -> list[str]:
+    """The names of the columns that look made of vectors: lists of fractions, or of whole numbers of one length."""
+    import pyarrow.parquet as pq
+    from pyarrow import types
+
+    with explained(path):
+        schema = pq.read_schema(path)
+    return [
+        field.name
+        for field in schema
+        if is_vector(field.type) and (types.is_floating(field.type.value_type) or types.is_fixed_size_list(field.type))
+    ]
+
+
+def is_vector(kind: Any) -> bool:
+    """Whether an Arrow type is one of lists of numbers."""
+    from pyarrow import types
+
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return bool(lists and (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)))
+
+
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
     """What Arrow cannot read is the user's to mend."""

@@ -19,7 +19,7 @@ import polars as pl
 
 from pipeline.any_table import read_ids
 from pipeline.cells import inside, require
-from pipeline.parquet import explained, read_parquet
+from pipeline.parquet import explained, is_vector, read_parquet
 from reveal_core.config import Config
 from reveal_core.errors import UserError
 
@@ -111,7 +111,7 @@ def read_features(config: FeatureFile, root: Path) -> Vectors:
     """
     path, *listed = config.paths(root)
     if listed:
-        rows_ME, ids = _read_matrix(path), read_ids(listed[0], config.item)
+        rows_ME, ids = read_matrix(path), read_ids(listed[0], config.item)
         if len(ids) != len(rows_ME):
             what = f"has {len(rows_ME)} rows, but {listed[0].name} lists {len(ids)} ids"
             raise UserError(what, where=str(path), mend="list the item of each row, in their order")
@@ -127,7 +127,12 @@ def read_features(config: FeatureFile, root: Path) -> Vectors:
     return Vectors(path, ids, rows_ME)
 
 
-def _read_matrix(path: Path) -> npt.NDArray[Any]:
+def read_matrix(path: Path) -> npt.NDArray[Any]:
+    """A ``.npy`` file, mapped: (M, E).
+
+    Raises:
+        UserError: when it is not one matrix of numbers.
+    """
     try:
         with np.errstate(over="ignore"):
             rows_ME = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -144,15 +149,14 @@ def _read_matrix(path: Path) -> npt.NDArray[Any]:
 
 def _read_vector_column(path: Path, config: FeatureFile) -> tuple[pl.Series, npt.NDArray[Any]]:
     import pyarrow.parquet as pq
-    from pyarrow import compute, types
+    from pyarrow import compute
 
     ids = read_parquet(path, [config.item]).collect()[config.item]
     with explained(path):
         schema = pq.read_schema(path)
         require(path, schema.names, [config.vector])
         kind = schema.field(config.vector).type
-        lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-        if not lists or not (types.is_floating(kind.value_type) or types.is_integer(kind.value_type)):
+        if not is_vector(kind):
             what = f"column {config.vector!r} is no list of numbers but {kind}"
             raise UserError(what, where=str(path), mend="name the column of the vectors")
         column = pq.read_table(path, columns=[config.vector])[config.vector].combine_chunks()

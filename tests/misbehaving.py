@@ -68,13 +68,13 @@ Behaviour = Callable[[Answer], object]
 
 
 class Server(ThreadingHTTPServer):
-    """On its own port of ``host``; stops with the block."""
+    """On a port of ``host``, one of its own unless it is named; stops with the block."""
 
     daemon_threads = True
     request_queue_size = 64
 
-    def __init__(self, host: str = "127.0.0.1") -> None:
-        super().__init__((host, 0), Answer)
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
+        super().__init__((host, port), Answer)
         self.behaviours: dict[str, Behaviour] = {}
         self.asked: list[Asked] = []
         self.lock, self.under_way = threading.Lock(), 0

@@ -116,8 +116,9 @@ class Crawl:
         host.unanswered = host.unanswered + 1 if outcome.again == "now" else 0
         host.closed |= (outcome.wait_s or 0.0) > self._settings.longest_wait_s
         if host.unanswered >= GIVE_UP or host.closed:
+            unasked = replace(outcome, asked=False, detail=f"not asked for, as before it: {outcome.detail}")
             for other in host.pending:
-                self._tell(other, replace(outcome, detail=f"not asked for, as before it: {outcome.detail}"))
+                self._tell(other, unasked)
             host.pending.clear()
 
     def _tell(self, url: str, outcome: Outcome) -> None:

@@ -51,6 +51,8 @@ class Fetcher:
             return await asyncio.wait_for(self._follow(url, self._ledger.usable(url)), self._settings.total_s)
         except asyncio.TimeoutError:
             return Outcome("failed", f"took longer than {self._settings.total_s:g} s", "now")
+        except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as error:
+            return Outcome("failed", f"no connection to its server ({type(error).__name__})", "now", asked=False)
         except httpcore2.TimeoutException as error:
             return Outcome("failed", f"no answer in time ({type(error).__name__})", "now")
         except (httpcore2.NetworkError, httpcore2.ProtocolError, ssl.SSLError, ConnectionError) as error:

@@ -31,6 +31,8 @@ class Outcome:
     num_bytes: int | None = None
     etag: str | None = None
     last_modified: str | None = None
+    asked: bool = True
+    """Whether a server may have heard of it; if not, this says nothing about the image and counts as no attempt."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Entry:
     again: bool
     """Whether another run may ask for it."""
     attempts: int
-    """Runs that asked, since ``refresh``."""
+    """Runs in which its server may have heard of it, since ``refresh``."""
     refresh: str
     under: str
     """The rule that an address was refused, or an image too large, under."""
@@ -139,7 +141,7 @@ class Ledger:
     def record(self, url: str, outcome: Outcome, under: str) -> None:
         """Keep an outcome. A copy that an earlier run fetched stays where this one got no image and no clear no."""
         old = self.entry(url)
-        attempts = 1 if old is None or self._is_over(old, under) else old.attempts + 1
+        attempts = (0 if old is None or self._is_over(old, under) else old.attempts) + outcome.asked
         copy = (outcome.sha256, outcome.num_bytes, outcome.etag, outcome.last_modified)
         if old is not None and outcome.status in _NO_NEWS and self.is_whole(old):
             copy = (old.sha256, old.num_bytes, old.etag, old.last_modified)

@@ -30,7 +30,8 @@ class DownloadSettings(Config):
     longest_wait_s: float = runtime(60.0)
     """A server that asks to be left alone for longer (Retry-After) is not asked again in this run, in seconds."""
     runs: int = runtime(3)
-    """Runs that ask again for an image that could not be fetched; after them it counts as lost until ``refresh``."""
+    """Runs that ask for an image that cannot be fetched; after them it counts as lost until ``refresh``. A run that got
+    no connection to its server, or asked it for no more as it had not answered for others, is none of them."""
     contact: str = runtime("")
     """An address that servers are told, for complaints."""
 

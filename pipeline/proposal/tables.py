@@ -48,7 +48,7 @@ def propose_table(root: Path, files: Sequence[str], stems: Set[str], now: dateti
         file if isinstance(one, Sample) else f"{file} ({one})" for file, one in looked_at.items() if file not in read
     ]
     if unread:
-        remarks.append(Remark("data.adapter", f"not read: {', '.join(unread)}"))
+        remarks.append(Remark("data.adapter", f"no table that is read: {', '.join(unread)}"))
     return Table(interactions=_log(guess), items=catalogue), remarks
 
 

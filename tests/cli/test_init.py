@@ -72,9 +72,70 @@ def test_a_folder_becomes_a_manifest_that_runs(call: Call, shop: Path, tmp_path:
         "  modalities: [id, text, image]",
     ):
         assert line.replace('"', "") in text.replace('"', "").splitlines()
-    settings = ["encoder={kind: fake}", "train.max_epochs=1", "model.hidden_dim=8"]
-    done = call("run", "--manifest", "shop.yaml", *(part for one in settings for part in ("--set", one)), "--json")
+    done = call("run", "--manifest", "shop.yaml", "--set", "encoder={kind: fake}", *SMALL, "--json")
     assert done.exit_code == 0, done.output
+
+
+SMALL = [part for one in ("train.max_epochs=1", "model.hidden_dim=8") for part in ("--set", one)]
+
+
+def without_photos(shop: Path) -> None:
+    for photo in (shop / "Photos").iterdir():
+        photo.unlink()
+
+
+def add_vectors(shop: Path, name: str) -> None:
+    np.save(shop / f"{name}.npy", np.random.default_rng(0).standard_normal((27, 6)).astype(np.float32))
+    (shop / f"{name}_ids.txt").write_text("".join(f"{number:05}\n" for number in range(29, 2, -1)))
+
+
+def test_vectors_stand_in_for_images_that_are_not_there(call: Call, shop: Path, tmp_path: Path) -> None:
+    without_photos(shop)
+    add_vectors(shop, "image")
+    (shop / "clip.npy").write_bytes((shop / "image.npy").read_bytes())
+    result = call("init", "my shop", "--out", "shop.yaml")
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "shop.yaml").read_text()
+    assert (
+        """\
+encoder:
+  kind: features
+  # image.npy: 27 rows of 6 numbers, whose items image_ids.txt lists: 27 of 30 items have one (90.0%)
+  image:
+    file: image.npy
+    ids: image_ids.txt
+    item: item_id
+model:
+  # guessed: no vectors of texts were found, and beside vectors no text is encoded
+  # guessed: not used: clip.npy: 27 rows of 6 numbers, but no file lists the item of each, such as clip_ids.txt
+  modalities: [id, image]
+"""
+        in text
+    )
+    assert "items have no image" in result.output, "checked like the rest"
+    add_vectors(shop, "clip")
+    undecided = call("init", "my shop", "--out", "undecided.yaml")
+    assert "clip.npy: 27 rows of 6 numbers, whose items clip_ids.txt lists" in undecided.output
+    assert "whether it is encoder.image or encoder.text its name does not say" in undecided.output
+    done = call("run", "--manifest", "shop.yaml", *SMALL, "--json")
+    assert done.exit_code == 0, done.output
+
+
+def test_images_that_are_there_come_before_vectors(call: Call, shop: Path, tmp_path: Path) -> None:
+    add_vectors(shop, "image")
+    result = call("init", "my shop", "--out", "shop.yaml")
+    assert result.exit_code == 0, result.output
+    assert "not used, as there are images: image.npy: 27 rows of 6 numbers" in result.output
+    assert "kind: embedded" in (tmp_path / "shop.yaml").read_text()
+
+
+def test_vectors_of_texts_are_enough_where_there_are_no_images(call: Call, shop: Path, tmp_path: Path) -> None:
+    without_photos(shop)
+    add_vectors(shop, "title")
+    assert call("init", "my shop", "--out", "shop.yaml").exit_code == 0
+    text = (tmp_path / "shop.yaml").read_text()
+    assert "  text:\n    file: title.npy\n" in text
+    assert "  modalities: [id, text]" in text
 
 
 def test_a_manifest_that_is_there_is_left_alone(call: Call, shop: Path, tmp_path: Path) -> None:
@@ -144,9 +205,7 @@ def test_a_known_format_may_come_without_its_images(call: Call, tmp_path: Path) 
     result = call("init", "beauty", "--out", "b.yaml")
     assert result.exit_code == 0, result.output
     assert "recognised as s3rec by beauty.txt" in result.output
-    assert (
-        call("run", "--manifest", "b.yaml", "--set", "train.max_epochs=1", "--set", "model.hidden_dim=8").exit_code == 0
-    )
+    assert call("run", "--manifest", "b.yaml", *SMALL).exit_code == 0
 
 
 def test_help_shows_an_example_and_imports_little() -> None:

@@ -97,6 +97,10 @@ def urls(counts: Mapping[str, int]) -> list[tuple[str, str]]:
     return [(host, f"{host}{number}") for host, count in counts.items() for number in range(count)]
 
 
+def asked_for(walk: Walk) -> set[str]:
+    return {asked.url for asked in walk.asked}
+
+
 def test_no_address_is_no_work() -> None:
     assert Walk([], lambda url, time: (1, OK)).asked == []
 
@@ -150,6 +154,7 @@ def test_a_server_that_asks_for_too_much_is_asked_no_more_in_this_run() -> None:
     assert walk.ended < 10
     assert {walk.outcomes[url].again for _, url in urls({"a": 50})} == {"now"}, "the next run may ask"
     assert "not asked for" in str(walk.outcomes["a49"].detail)
+    assert asked_for(walk) == {url for url, outcome in walk.outcomes.items() if outcome.asked}
     assert [walk.outcomes[f"b{number}"] for number in range(3)] == [OK] * 3
 
 
@@ -166,6 +171,7 @@ def test_a_dead_server_is_given_up_after_a_few_images_in_a_row() -> None:
     asked = {asked.url for asked in walk.asked if asked.host == "dead"}
     assert GIVE_UP <= len(asked) < 2 * GIVE_UP
     assert len(walk.outcomes) == 1003
+    assert {url for url, outcome in walk.outcomes.items() if outcome == DOWN} == asked, "the others keep their tries"
     sometimes = Walk(urls({"a": 1000}), lambda url, time: (1, OK if url[-1] in "27" else DOWN), retries=0)
     assert len(sometimes.asked) == 1000, "one answer in between is enough"
 
@@ -203,6 +209,7 @@ def test_whatever_servers_do_every_address_has_one_outcome(
         retries=retries,
     )
     assert set(walk.outcomes) == {url for _, url in urls(counts)}
+    assert asked_for(walk) == {url for url, outcome in walk.outcomes.items() if outcome.asked}
     assert walk.busiest["all"] <= concurrency
     assert all(walk.busiest[host] <= per_host for host in counts)
     assert max(Counter(asked.url for asked in walk.asked).values(), default=0) <= retries + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import socket
 from collections.abc import Iterator
 from contextlib import aclosing
 from datetime import datetime, timedelta, timezone
@@ -102,7 +103,7 @@ def test_every_way_of_misbehaving_has_its_outcome(server: Server, ledger: Ledger
     behaviour, status, again, detail = WAYS[way]
     server.behaviours[f"/{way}"] = server.behaviours[f"/{way.replace(' ', '%20')}"] = behaviour
     [outcome] = fetch(ledger, f"{server.url}/{way}")
-    assert (outcome.status, outcome.again) == (status, again)
+    assert (outcome.status, outcome.again, outcome.asked) == (status, again, True)
     assert detail in str(outcome.detail)
     assert outcome.sha256 is None
     filed = [path for path in ledger.folder.rglob("*") if path.is_file() and "ledger" not in path.name]
@@ -113,7 +114,20 @@ def test_nobody_listens(ledger: Ledger) -> None:
     with Server() as gone:
         url = gone.url
     [outcome] = fetch(ledger, f"{url}/1.jpg")
-    assert (outcome.status, outcome.again) == ("failed", "now")
+    assert (outcome.status, outcome.again, outcome.asked) == ("failed", "now", False)
+
+
+@pytest.mark.parametrize("error", [socket.gaierror(-3, "Temporary failure in name resolution"), OSError(101, "down")])
+def test_without_a_network_no_server_hears_of_it(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, error: OSError
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(network.socket, "getaddrinfo", fails)
+    [outcome] = fetch(ledger, "http://images.example/1.jpg")
+    assert (outcome.status, outcome.again, outcome.asked) == ("failed", "now", False)
+    assert "no connection to its server" in str(outcome.detail)
 
 
 def test_one_misbehaving_image_costs_the_next_one_nothing(server: Server, ledger: Ledger) -> None:

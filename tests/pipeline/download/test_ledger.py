@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ URL, RULE = "https://a.example/1.jpg", "max_bytes 9"
 DATA = b"image"
 OK = Outcome("ok", sha256="ab" * 32, num_bytes=len(DATA), etag='"1"')
 DOWN, GONE = Outcome("failed", "no answer", "now"), Outcome("missing", "HTTP 404")
+UNASKED = replace(DOWN, asked=False)
 
 
 @pytest.fixture
@@ -70,6 +72,21 @@ def test_a_failure_is_due_for_a_few_runs(opened: Callable[..., Ledger]) -> None:
     assert opened(runs=3, refresh="again").due(URL, RULE)
 
 
+def test_what_no_server_heard_of_is_no_attempt(opened: Callable[..., Ledger]) -> None:
+    ledger = opened(runs=2)
+    for outcome in (UNASKED, UNASKED, UNASKED, DOWN, UNASKED, UNASKED):
+        ledger.record(URL, outcome, RULE)
+        assert ledger.due(URL, RULE)
+        assert ledger.to_ask_again() == {URL}
+    ledger.record(URL, DOWN, RULE)
+    assert not ledger.due(URL, RULE), "two runs asked"
+    refreshed = opened(runs=1, refresh="march")
+    refreshed.record(URL, UNASKED, RULE)
+    assert refreshed.due(URL, RULE)
+    refreshed.record(URL, OK, RULE)
+    assert not refreshed.due(URL, RULE)
+
+
 @pytest.mark.parametrize("outcome", [GONE, Outcome("failed", "HTTP 403"), Outcome("refused", "private")])
 def test_a_clear_no_is_final(opened: Callable[..., Ledger], outcome: Outcome) -> None:
     ledger = opened()
@@ -109,6 +126,7 @@ def test_a_refresh_asks_for_everything_once(opened: Callable[..., Ledger]) -> No
     ("outcome", "kept"),
     [
         (DOWN, True),
+        (UNASKED, True),
         (Outcome("failed", "HTTP 403"), True),
         (Outcome("unreadable", "html", "later"), True),
         (GONE, False),

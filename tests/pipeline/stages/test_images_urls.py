@@ -146,6 +146,35 @@ def test_only_what_failed_is_asked_for_again_and_not_for_ever(bench: Any, server
     assert server.asked == []
 
 
+def test_an_outage_uses_up_no_tries(bench: Any, server: Server) -> None:
+    """There is no connection for more runs than an image is asked for in."""
+    with Server() as away:
+        shelf = Shelf(bench, [[f"{server.url}/0"], *([f"{away.url}/{number}"] for number in range(30))])
+    server.behaviours["/0"] = bad.sends(picture())
+    for _ in range(3):
+        table, report = shelf.look()
+        assert table["status"].to_list() == ["ok"] + ["failed"] * 30
+        assert "30 images could not be fetched: the next run asks for them again" in report["warnings"]
+    with Server(port=away.server_port) as back:
+        back.behaviours |= {f"/{number}": bad.sends(picture(number)) for number in range(30)}
+        assert shelf.look()[0]["status"].to_list() == ["ok"] * 31
+    assert shelf.unfinished() is None
+    assert server.counts == {"/0": 1}
+
+
+def test_what_a_broken_server_was_not_asked_for_keeps_its_tries(bench: Any, server: Server) -> None:
+    shelf = Shelf(bench, [[f"{server.url}/{number}"] for number in range(30)])
+    server.behaviours |= {f"/{number}": bad.says(503) for number in range(30)}
+    for _ in range(2):
+        with pytest.raises(UserError, match="none of 30 images could be fetched"):
+            shelf.look()
+    asked_twice = {path for path, count in server.counts.items() if count == 2 * (1 + QUICK["retries"])}
+    assert 0 < len(asked_twice) < 20
+    server.behaviours |= {f"/{number}": bad.sends(picture(number)) for number in range(30)}
+    table, _ = shelf.look()
+    assert table["status"].to_list() == ["failed" if f"/{number}" in asked_twice else "ok" for number in range(30)]
+
+
 def test_retries_within_a_run(bench: Any, server: Server) -> None:
     server.behaviours |= {
         "/a": bad.in_turn(bad.says(503), bad.sends(picture())),
