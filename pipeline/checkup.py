@@ -23,9 +23,9 @@ from pipeline.stages import plan
 from pipeline.stages.images import Images
 from pipeline.stages.ingest import ingest_report
 from pipeline.stages.ready import Joined, Ready
-from pipeline.stages.split import cut
+from pipeline.stages.split import cut_report
 from reveal_core.errors import UserError
-from reveal_core.interactions import Cleaned, clean
+from reveal_core.interactions import Cleaned, clean, whole_users
 from reveal_core.schema import ITEM_ID, TIMESTAMP
 
 
@@ -70,7 +70,7 @@ def look_over(manifest: Manifest, now: datetime) -> Checkup:
         checkup.facts["ingest"] = ingest_report(raw, cleaned)
         _look_at_items(checkup, cleaned, manifest, stages)
         checkup.findings += findings.short_histories(cleaned.users, manifest.split)
-        checkup.facts["split"] = cut(cleaned.interactions, manifest.split)[1]
+        checkup.facts["split"] = cut_report(whole_users(cleaned.blocks()), manifest.split)
     return checkup
 
 

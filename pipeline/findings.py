@@ -5,6 +5,7 @@ Each gives the findings of its kind, none where there is nothing to say.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Literal
@@ -21,6 +22,9 @@ from reveal_core.splits import LeaveLastOut, SplitConfig
 from reveal_core.texts import TEXT_FIELDS
 
 Level = Literal["error", "warning", "note"]
+
+#: Rows of a log that are grouped at once.
+PART = 5_000_000
 
 _EXAMPLES = 3
 _FIRST_YEAR = 1990  # nobody logged a click before
@@ -125,18 +129,35 @@ def unjoined(clicked: pl.Series, listed: pl.Series) -> list[Finding]:
 
 def repeated(log: pl.DataFrame, cleaning: Cleaning) -> list[Finding]:
     """Interactions of a user with an item they had before."""
-    pairs = log.group_by(USER_ID, ITEM_ID).len().filter(pl.col("len") > 1).sort("len", USER_ID, descending=True)
-    if pairs.is_empty():
+    count, most = 0, list[pl.DataFrame]()
+    for part in _by_users(log.select(USER_ID, ITEM_ID)):
+        pairs = part.group_by(USER_ID, ITEM_ID).len().filter(pl.col("len") > 1)
+        count += int(pairs["len"].sum()) - pairs.height
+        most.append(_most_often(pairs).with_columns(pl.col(USER_ID, ITEM_ID).cast(pl.String)))
+    if not count:
         return []
-    rows = pairs.select(pl.col(USER_ID, ITEM_ID).cast(pl.String), "len").head(_EXAMPLES).iter_rows()
+    rows = _most_often(pl.concat(most)).iter_rows()
     examples = tuple(f"user {user!r}, item {item!r}: {times} times" for user, item, times in rows)
     mend = f"the {cleaning.duplicates} one stays; data.duplicates: all keeps every one"
     if cleaning.duplicates == "all":
         mend = "every one stays; data.duplicates: first keeps the first"
-    count = int(pairs["len"].sum()) - pairs.height
     return [
         Finding("note", "interactions repeat a user's earlier one with the item", count, log.height, examples, mend)
     ]
+
+
+def _most_often(pairs: pl.DataFrame) -> pl.DataFrame:
+    return pairs.sort("len", USER_ID, descending=True).head(_EXAMPLES)
+
+
+def _by_users(log: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The rows in parts of about ``PART``, none of which divides a user's."""
+    parts = -(-log.height // PART)
+    if parts < 2:
+        yield log
+        return
+    for part in range(parts):
+        yield log.filter(pl.col(USER_ID).hash() % parts == part)
 
 
 def short_histories(users: pl.DataFrame, split: SplitConfig) -> list[Finding]:

@@ -9,7 +9,7 @@ Shape letters: B rows of the log, U users, I items of the log, C rows of a block
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -200,6 +200,18 @@ def k_core_mask(users_B: Codes, items_B: Codes, k: int) -> npt.NDArray[np.bool_]
                 alive_B[block] &= ~is_weak.take(codes_B[block], mode="clip")
         if int(alive_B.sum()) == before:
             return alive_B
+
+
+def whole_users(blocks: Iterable[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+    """The rows of blocks that are sorted by user, in blocks that divide no user's."""
+    rest = pl.DataFrame(schema=INTERACTIONS)
+    for block in blocks:
+        rows = pl.concat([rest, block])
+        last = int(rows[USER_INDEX].search_sorted(rows[USER_INDEX][-1]))
+        if last:
+            yield rows[:last]
+        rest = rows[last:]
+    yield rest
 
 
 def blocks_of(length: int) -> list[slice]:

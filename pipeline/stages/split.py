@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -14,8 +15,8 @@ from pipeline.files import read_json, write_json
 from pipeline.stage import Report, Stage, Workspace
 from reveal_core.disk import atomic_path
 from reveal_core.errors import UserError
-from reveal_core.schema import ITEM_INDEX, TARGET, USER_INDEX
-from reveal_core.splits import LeaveLastOut, SplitConfig, split
+from reveal_core.schema import ITEM_INDEX, POSITION, TARGET, TIMESTAMP, USER_INDEX
+from reveal_core.splits import LeaveLastOut, SplitConfig, describe, split
 from reveal_core.splits import Split as Tables
 
 
@@ -63,39 +64,53 @@ def cut(interactions: pl.DataFrame, config: SplitConfig) -> tuple[Tables, Report
         UserError: when there is nothing to learn from or no target of a kind: everything after this needs them.
     """
     tables = split(interactions, config)
-    report = {"rule": tables.description, **_counts(tables), **_withheld(tables, interactions.height)}
-    empty = [name for name in ("train_interactions", "valid_targets", "test_targets") if not report[name]]
-    if not empty:
-        return tables, report
-    what = f"the split leaves no {' and no '.join(name.replace('_', ' ') for name in empty)}"
+    return tables, _report([(interactions, tables)], config)
+
+
+def cut_report(blocks: Iterable[pl.DataFrame], config: SplitConfig) -> Report:
+    """What :func:`cut` reports, of a log in blocks that divide no user's rows; one of them is in memory at a time.
+
+    Raises:
+        UserError: likewise.
+    """
+    return _report(((block, split(block, config)) for block in blocks), config)
+
+
+def _report(parts: Iterable[tuple[pl.DataFrame, Tables]], config: SplitConfig) -> Report:
+    counts, withheld, ends = Counter[str](), set[int](), list[pl.DataFrame]()
+    for interactions, tables in parts:
+        counts.update(_counts(tables, interactions.height))
+        withheld.update(tables.withheld.tolist())
+        ends.append(interactions.select(longest=pl.max(POSITION) + 1, first=pl.min(TIMESTAMP), last=pl.max(TIMESTAMP)))
+    report = {"rule": describe(config), **counts, "withheld_items": len(withheld)}
+    empty = [name for name in ("train_interactions", "valid_targets", "test_targets") if not counts[name]]
+    if empty:
+        what = f"the split leaves no {' and no '.join(name.replace('_', ' ') for name in empty)}"
+        raise UserError(what, where="split", mend=_mend(config, pl.concat(ends)))
+    return report
+
+
+def _mend(config: SplitConfig, ends: pl.DataFrame) -> str:
     if isinstance(config, LeaveLastOut):
-        longest = interactions.group_by(USER_INDEX).len().select(pl.max("len")).item()
-        mend = f"the longest history has {longest} interactions, {config.min_history + 2} are needed"
+        mend = f"the longest history has {ends['longest'].max()} interactions, {config.min_history + 2} are needed"
     else:
-        first, last = (
-            interactions.select(pl.from_epoch(bound, time_unit="ms").cast(pl.String)).item()
-            for bound in (pl.col("timestamp").min(), pl.col("timestamp").max())
-        )
+        bounds = (pl.from_epoch(bound, time_unit="ms").cast(pl.String) for bound in (pl.min("first"), pl.max("last")))
+        first, last = (ends.select(bound).item() for bound in bounds)
         mend = f"the log runs from {first} to {last} UTC: move split.valid_from and split.test_from"
-    if config.withhold_items:
-        mend = f"make split.withhold_items smaller ({mend})"
-    raise UserError(what, where="split", mend=mend)
+    return f"make split.withhold_items smaller ({mend})" if config.withhold_items else mend
 
 
-def _counts(tables: Tables) -> dict[str, int]:
+def _counts(tables: Tables, num_interactions: int) -> dict[str, int]:
     counts = {"train_users": tables.train[USER_INDEX].n_unique()}
     for name in ("train", "valid", "test"):
         table: pl.DataFrame = getattr(tables, name)
         counts[f"{name}_interactions"] = table.height
         if name != "train":
             counts[f"{name}_targets"] = int(table[TARGET].sum())
-    return counts
-
-
-def _withheld(tables: Tables, num_interactions: int) -> dict[str, int]:
     asked = tables.test.filter(TARGET)[ITEM_INDEX]
     kept = tables.train.height + tables.valid.height + tables.test.height
     return {
+        **counts,
         "withheld_items": len(tables.withheld),
         "withheld_test_targets": int(asked.is_in(tables.withheld.tolist()).sum()),
         "dropped_interactions": num_interactions - kept,

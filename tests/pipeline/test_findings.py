@@ -82,9 +82,18 @@ def test_what_does_not_join_is_a_difference_of_sets(clicked: list[str], listed: 
     assert [(one.level, one.count) for one in found] == expected
 
 
-@given(pairs=st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xyz")), max_size=12))
+@given(
+    pairs=st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xyz")), max_size=12),
+    part=st.sampled_from([1, 5, findings.PART]),
+)
 @settings(max_examples=60, deadline=None)
-def test_repeated_interactions_are_those_after_the_first(pairs: list[tuple[str, str]]) -> None:
+def test_repeated_interactions_are_those_after_the_first(pairs: list[tuple[str, str]], part: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(findings, "PART", part)
+        check_repeated(pairs)
+
+
+def check_repeated(pairs: list[tuple[str, str]]) -> None:
     frame = pl.DataFrame(pairs, schema={"user_id": pl.String, "item_id": pl.String}, orient="row")
     times = Counter(pairs)
     count = sum(times.values()) - len(times)

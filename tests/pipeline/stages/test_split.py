@@ -8,10 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipeline.stages.split import Split
+from pipeline.stages.split import Split, cut_report
 from reveal_core.batches import TrainingBatches
 from reveal_core.errors import UserError
 from reveal_core.evaluation import build_cases
+from reveal_core.interactions import whole_users
 from reveal_core.schema import INTERACTIONS, SPLIT
 from reveal_core.sequences import Sequences
 from reveal_core.splits import LeaveLastOut, SplitConfig, TimeCut
@@ -99,6 +100,35 @@ def test_a_user_with_nothing_left_to_learn_from_is_still_asked_what_can_be(tmp_p
 def test_too_many_withheld_items_are_the_users_mistake(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no valid targets.*make split\.withhold_items smaller"):
         run(tmp_path, [4, 4], split=LeaveLastOut(withhold_items=0.99))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LeaveLastOut(),
+        LeaveLastOut(withhold_items=0.4, withhold_seed=20),
+        TimeCut(valid_from="1970-01-03", test_from="1970-01-05", withhold_items=0.1),
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 3, 7, 100])
+def test_a_log_in_blocks_is_counted_like_the_whole(tmp_path: Path, config: SplitConfig, rows: int) -> None:
+    _, out = run(tmp_path, [4, 6, 3, 8, 1, 5], split=config)
+    log = pl.read_parquet(tmp_path / "ingest" / "interactions.parquet")
+    blocks = list(whole_users(log[start : start + rows] for start in range(0, log.height, rows)))
+    assert pl.concat(blocks).equals(log)
+    users = [user for block in blocks for user in block["user_index"].unique()]
+    assert sorted(users) == list(range(6)), "each in one block"
+    assert cut_report(blocks, config) == json.loads((out / "split.json").read_text())
+
+
+@pytest.mark.parametrize("config", [LeaveLastOut(), TimeCut(valid_from="1980-01-01", test_from="1981-01-01")])
+def test_a_log_in_blocks_says_the_same_when_there_is_nothing(config: SplitConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as whole:
+        run(tmp_path, [2, 1, 2, 2], split=config)
+    log = pl.read_parquet(tmp_path / "ingest" / "interactions.parquet")
+    with pytest.raises(UserError) as parts:
+        cut_report(whole_users(log[row : row + 1] for row in range(log.height)), config)
+    assert str(parts.value) == str(whole.value)
 
 
 def test_the_same_log_gives_the_same_bytes(tmp_path: Path) -> None:
