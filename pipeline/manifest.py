@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import json
 import os
 import re
@@ -333,6 +334,7 @@ def members_of(annotation: Any) -> list[Any]:
     return [annotation] if isinstance(annotation, type) and _annotations(annotation) else []
 
 
+@functools.cache
 def _annotations(node: type) -> dict[str, Any]:
     if issubclass(node, BaseModel):
         return {name: field.annotation for name, field in node.model_fields.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import platform
 import time
@@ -265,6 +266,7 @@ def _versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version for name, version in installed.items() if version}
 
 
+@functools.cache  # reading what is known of a package takes as long as a small stage
 def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)

@@ -1,5 +1,6 @@
 """For all tests: one thread for each process, since the suite runs several processes side by side, and the same
-examples of hypothesis in every run, so that the same code always has the same verdict.
+examples of hypothesis in every run, so that the same code always has the same verdict. And no garbage collector that
+walks through all that was imported again and again: that took a tenth of the time.
 
 New examples: `make test ARGS=--hypothesis-profile=default`, and `make fuzz`.
 """
@@ -7,6 +8,7 @@ New examples: `make test ARGS=--hypothesis-profile=default`, and `make fuzz`.
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -19,11 +21,19 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from tests.tiny_run import TinyRun
 
-settings.register_profile("steady", derandomize=True)
+settings.register_profile("steady", derandomize=True, deadline=None)
 settings.load_profile("steady")
 
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
     os.environ.setdefault(_name, "1")
+
+gc.disable()  # until everything is imported
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+    gc.set_threshold(20_000, 20, 50)
 
 
 @pytest.fixture(scope="session")

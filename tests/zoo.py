@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import struct
@@ -40,8 +41,10 @@ def plain(width: int = 60, height: int = 40, mode: str = "RGB") -> Image.Image:
     return Image.new("RGB", (width, height), COLOUR).convert(mode)
 
 
-def bytes_of(data: bytes) -> Callable[[Path], object]:
-    return lambda path: path.write_bytes(data)
+def bytes_of(make: Callable[[], bytes]) -> Callable[[Path], object]:
+    """Made when they are needed, and once."""
+    made = functools.cache(make)
+    return lambda path: path.write_bytes(made())
 
 
 def turned() -> bytes:
@@ -73,6 +76,12 @@ def png_with(kind: bytes, content: bytes) -> bytes:
     return data[:33] + chunk + data[33:]
 
 
+@functools.cache
+def inflates() -> bytes:
+    """300 MB of zeros, compressed."""
+    return zlib.compress(bytes(300_000_000), 9)
+
+
 def jpeg_with(segment: bytes, count: int) -> bytes:
     """A JPEG with ``count`` more segments of 64 kB behind its first two bytes."""
     data = saved(plain())
@@ -81,48 +90,47 @@ def jpeg_with(segment: bytes, count: int) -> bytes:
 
 # 40,000 of 65,535 is 156 of 255.
 SHADES = np.full((40, 60), 40_000, np.uint16)
-INFLATES = zlib.compress(bytes(300_000_000), 9)
 EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n(hello) = flush\n%%EOF\n"
 
 #: By item id; the file is called ``<id>.jpg``, whatever is in it.
 ANIMALS: dict[str, Animal] = {
-    "good": Animal(bytes_of(saved(plain())), "ok"),
-    "wrong extension": Animal(bytes_of(saved(plain(), "PNG")), "ok"),
-    "cmyk": Animal(bytes_of(saved(plain(mode="CMYK"))), "ok"),
-    "16 bit": Animal(bytes_of(saved(Image.fromarray(SHADES), "PNG")), "ok"),
-    "palette": Animal(bytes_of(palette()), "ok"),
-    "animated gif": Animal(bytes_of(animated("GIF")), "ok"),
-    "animated png": Animal(bytes_of(animated("PNG")), "ok"),
-    "animated webp": Animal(bytes_of(animated("WEBP")), "ok"),
-    "turned": Animal(bytes_of(turned()), "ok"),
-    "one pixel": Animal(bytes_of(saved(plain(1, 1), "PNG")), "ok"),
-    "20000 wide": Animal(bytes_of(saved(plain(20_000, 40), "PNG")), "ok"),
-    "largest 16 bit": Animal(bytes_of(saved(Image.fromarray(SHADES.repeat(50, 0).repeat(33, 1)), "PNG")), "ok"),
+    "good": Animal(bytes_of(lambda: saved(plain())), "ok"),
+    "wrong extension": Animal(bytes_of(lambda: saved(plain(), "PNG")), "ok"),
+    "cmyk": Animal(bytes_of(lambda: saved(plain(mode="CMYK"))), "ok"),
+    "16 bit": Animal(bytes_of(lambda: saved(Image.fromarray(SHADES), "PNG")), "ok"),
+    "palette": Animal(bytes_of(palette), "ok"),
+    "animated gif": Animal(bytes_of(lambda: animated("GIF")), "ok"),
+    "animated png": Animal(bytes_of(lambda: animated("PNG")), "ok"),
+    "animated webp": Animal(bytes_of(lambda: animated("WEBP")), "ok"),
+    "turned": Animal(bytes_of(turned), "ok"),
+    "one pixel": Animal(bytes_of(lambda: saved(plain(1, 1), "PNG")), "ok"),
+    "20000 wide": Animal(bytes_of(lambda: saved(plain(20_000, 40), "PNG")), "ok"),
+    "largest 16 bit": Animal(bytes_of(lambda: saved(Image.fromarray(SHADES.repeat(50, 0).repeat(33, 1)), "PNG")), "ok"),
     "largest float": Animal(
-        bytes_of(saved(Image.fromarray(np.eye(2000, dtype=np.float32)), "TIFF", compression="tiff_lzw")), "ok"
+        bytes_of(lambda: saved(Image.fromarray(np.eye(2000, dtype=np.float32)), "TIFF", compression="tiff_lzw")), "ok"
     ),
-    "largest transparent": Animal(bytes_of(saved(plain(2000, 2000, "RGBA"), "PNG")), "ok"),
-    "largest webp": Animal(bytes_of(saved(plain(2000, 2000), "WEBP")), "ok"),
-    "largest jpeg 2000": Animal(bytes_of(saved(plain(2000, 2000), "JPEG2000")), "ok"),
-    "ünïcode 图片": Animal(bytes_of(saved(plain())), "ok"),
-    "new\nline": Animal(bytes_of(saved(plain())), "ok"),
-    "[red]markup": Animal(bytes_of(saved(plain())), "ok"),
-    "huge exif": Animal(bytes_of(jpeg_with(b"\xff\xe1Exif\0\0", 100)), "ok"),
-    "huge icc": Animal(bytes_of(jpeg_with(b"\xff\xe2ICC_PROFILE\0\1\1", 100)), "ok"),
-    "huge text": Animal(bytes_of(png_with(b"tEXt", b"a\0" + b"x" * 7_000_000)), "ok"),
-    "empty": Animal(bytes_of(b""), "empty", "0 bytes"),
-    "truncated": Animal(bytes_of(saved(plain(400, 300))[:-40]), "unreadable", "truncated"),
-    "text": Animal(bytes_of(b"hello, I am a text\n"), "unreadable", "not an image"),
-    "html": Animal(bytes_of(b"<!doctype html><title>404 Not Found</title>"), "unreadable", "not an image"),
-    "svg": Animal(bytes_of(b'<svg xmlns="http://www.w3.org/2000/svg"/>'), "unreadable", "not an image"),
-    "postscript": Animal(bytes_of(EPS), "unreadable", "not an image"),
+    "largest transparent": Animal(bytes_of(lambda: saved(plain(2000, 2000, "RGBA"), "PNG")), "ok"),
+    "largest webp": Animal(bytes_of(lambda: saved(plain(2000, 2000), "WEBP")), "ok"),
+    "largest jpeg 2000": Animal(bytes_of(lambda: saved(plain(2000, 2000), "JPEG2000")), "ok"),
+    "ünïcode 图片": Animal(bytes_of(lambda: saved(plain())), "ok"),
+    "new\nline": Animal(bytes_of(lambda: saved(plain())), "ok"),
+    "[red]markup": Animal(bytes_of(lambda: saved(plain())), "ok"),
+    "huge exif": Animal(bytes_of(lambda: jpeg_with(b"\xff\xe1Exif\0\0", 100)), "ok"),
+    "huge icc": Animal(bytes_of(lambda: jpeg_with(b"\xff\xe2ICC_PROFILE\0\1\1", 100)), "ok"),
+    "huge text": Animal(bytes_of(lambda: png_with(b"tEXt", b"a\0" + b"x" * 7_000_000)), "ok"),
+    "empty": Animal(bytes_of(lambda: b""), "empty", "0 bytes"),
+    "truncated": Animal(bytes_of(lambda: saved(plain(400, 300))[:-40]), "unreadable", "truncated"),
+    "text": Animal(bytes_of(lambda: b"hello, I am a text\n"), "unreadable", "not an image"),
+    "html": Animal(bytes_of(lambda: b"<!doctype html><title>404 Not Found</title>"), "unreadable", "not an image"),
+    "svg": Animal(bytes_of(lambda: b'<svg xmlns="http://www.w3.org/2000/svg"/>'), "unreadable", "not an image"),
+    "postscript": Animal(bytes_of(lambda: EPS), "unreadable", "not an image"),
     "folder": Animal(Path.mkdir, "unreadable", "not a file"),
     "pipe": Animal(os.mkfifo, "unreadable", "not a file"),
-    "text bomb": Animal(bytes_of(png_with(b"zTXt", b"a\0\0" + INFLATES)), "unreadable", "too large"),
-    "profile bomb": Animal(bytes_of(png_with(b"iCCP", b"a\0\0" + INFLATES)), "unreadable", "too large"),
-    "bomb": Animal(bytes_of(saved(Image.new("1", (20_000, 20_000)), "PNG")), "too_large", ""),
-    "large": Animal(bytes_of(saved(Image.new("1", (20_000, 300)), "PNG")), "too_large", "20000 x 300 pixels"),
-    "heavy": Animal(bytes_of(saved(plain()) + bytes(MAX_BYTES)), "too_large", "max_bytes"),
+    "text bomb": Animal(bytes_of(lambda: png_with(b"zTXt", b"a\0\0" + inflates())), "unreadable", "too large"),
+    "profile bomb": Animal(bytes_of(lambda: png_with(b"iCCP", b"a\0\0" + inflates())), "unreadable", "too large"),
+    "bomb": Animal(bytes_of(lambda: saved(Image.new("1", (20_000, 20_000)), "PNG")), "too_large", ""),
+    "large": Animal(bytes_of(lambda: saved(Image.new("1", (20_000, 300)), "PNG")), "too_large", "20000 x 300 pixels"),
+    "heavy": Animal(bytes_of(lambda: saved(plain()) + bytes(MAX_BYTES)), "too_large", "max_bytes"),
     "none": Animal(lambda path: None, "missing"),
 }
 

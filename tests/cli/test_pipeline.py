@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import click.testing
@@ -38,10 +39,9 @@ def paint(path: Path, seed: int) -> None:
     Image.fromarray(pixels).save(path)
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> Path:
+def make_shop(folder: Path) -> Path:
     """20 items, 30 users; item 19 has no image file, item 18 a text file with an image's name."""
-    root = tmp_path / "shop"
+    root = folder / "shop"
     (root / "images").mkdir(parents=True)
     items = [f"i{number:02}" for number in range(20)]
     for number, item in enumerate(items[:18]):
@@ -56,25 +56,54 @@ def shop(tmp_path: Path) -> Path:
     ]
     log = pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row")
     log.write_csv(root / "log.csv")
-    (tmp_path / "tiny.yaml").write_text(MANIFEST.format(root=root))
+    write_manifest(folder)
     return root
 
 
-@pytest.fixture
-def reveal(tmp_path: Path, shop: Path) -> Callable[..., dict]:
+def write_manifest(folder: Path) -> None:
+    (folder / "tiny.yaml").write_text(MANIFEST.format(root=folder / "shop"))
+
+
+def call(folder: Path, command: str, *arguments: str) -> dict:
     """Runs a command on the tiny manifest and returns its JSON."""
+    options = ["--manifest", str(folder / "tiny.yaml"), "--workdir", str(folder / "work"), "--json"]
+    result = click.testing.CliRunner().invoke(cli.main.reveal, [command, *options, *arguments])
+    if isinstance(result.exception, UserError):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    answer: dict = json.loads(result.stdout)
+    return answer
 
-    def call(command: str, *arguments: str) -> dict:
-        options = ["--manifest", str(tmp_path / "tiny.yaml"), "--workdir", str(tmp_path / "work"), "--json"]
-        runner = click.testing.CliRunner()
-        result = runner.invoke(cli.main.reveal, [command, *options, *arguments])
-        if isinstance(result.exception, UserError):
-            raise result.exception
-        assert result.exit_code == 0, result.output
-        answer: dict = json.loads(result.stdout)
-        return answer
 
-    return call
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """Before any run."""
+    return make_shop(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a shop after `reveal train`."""
+    folder = tmp_path_factory.mktemp("trained")
+    make_shop(folder)
+    call(folder, "train")
+    return folder
+
+
+@pytest.fixture
+def trained_shop(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    shutil.copytree(trained, tmp_path, symlinks=True, dirs_exist_ok=True)
+    write_manifest(tmp_path)
+    return tmp_path / "shop"
+
+
+@pytest.fixture
+def reveal(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., dict]:
+    """Runs a command on the tiny manifest, of a shop before any run unless the test asks for another."""
+    if "trained_shop" not in request.fixturenames:
+        request.getfixturevalue("shop")
+    return partial(call, tmp_path)
 
 
 def ran(answer: dict) -> list[str]:
@@ -209,18 +238,17 @@ def append_an_interaction(shop: Path) -> None:
 )
 def test_only_what_changed_reruns(
     reveal: Callable[..., dict],
-    shop: Path,
+    trained_shop: Path,
     edit: Callable[[Path], object],
     arguments: list[str],
     expected: list[str],
 ) -> None:
-    reveal("train")
-    edit(shop)
+    edit(trained_shop)
     assert ran(reveal("train", *arguments)) == expected
 
 
+@pytest.mark.usefixtures("trained_shop")
 def test_what_has_no_effect_on_a_fixed_mean_reruns_nothing(reveal: Callable[..., dict]) -> None:
-    reveal("train")
     settings = [
         "num_prompts=2",
         "lr=0.5",
@@ -245,10 +273,10 @@ def test_what_has_no_effect_on_a_fixed_mean_reruns_nothing(reveal: Callable[...,
     ],
     ids=lambda given: " ".join(given),
 )
+@pytest.mark.usefixtures("trained_shop")
 def test_learning_what_to_extract_reruns_what_learns(
     reveal: Callable[..., dict], settings: list[str], expected: list[str]
 ) -> None:
-    reveal("train")
     options = [part for setting in ["extraction.recommender_epochs=1", *settings] for part in ("--set", setting)]
     assert ran(reveal("train", *options)) == expected
     assert ran(reveal("train", *options)) == []

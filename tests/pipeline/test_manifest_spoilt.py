@@ -13,7 +13,7 @@ MANIFESTS = sorted((Path(__file__).parents[2] / "manifests").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("manifest", MANIFESTS, ids=lambda path: path.stem)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(edits=EDITS)
 def test_a_spoilt_manifest_is_taken_or_refused_in_one_line(manifest: Path, edits: list[Edit]) -> None:
     checked_as_promised(spoilt(manifest.read_bytes(), edits))

@@ -25,7 +25,7 @@ def cleaned(log: pl.DataFrame, titles: dict[str, str | None]) -> Cleaned:
 
 
 @given(titles=st.lists(TEXTS, min_size=1, max_size=5), times=st.lists(st.integers(0, 2**41), min_size=1, max_size=6))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_what_is_written_is_read_again(
     titles: list[str | None], times: list[int], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

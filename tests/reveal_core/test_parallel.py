@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable
@@ -82,7 +83,9 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, dict[str, 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    torch.multiprocessing.spawn(_work, (port, folder), nprocs=SIZE)
+    # Both from one process that has imported what they need, unless there is another server already.
+    multiprocessing.set_forkserver_preload([__name__, "torch._dynamo"])
+    torch.multiprocessing.start_processes(_work, (port, folder), nprocs=SIZE, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(SIZE)]
 
 

@@ -113,7 +113,7 @@ def targets(table: pl.DataFrame) -> set[tuple[int, int]]:
     return {(row["user_index"], row["position"]) for row in table.filter("target").iter_rows(named=True)}
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     LOGS,
     st.sampled_from([LeaveLastOut, partial(TimeCut, valid_from=CUT.valid_from, test_from=CUT.test_from)]),

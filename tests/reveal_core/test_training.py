@@ -143,13 +143,15 @@ def test_the_global_generator_neither_matters_nor_moves(tmp_path: Path) -> None:
 def test_a_run_broken_anywhere_goes_on_to_the_same_end(
     tmp_path: Path, changes: dict[str, object], avl: AvlConfig | None
 ) -> None:
+    config = replace(CONFIG, max_epochs=3)
+
     def run(folder: Path, on_progress: Callable[[int], None]) -> TrainResult:
         balance = None if avl is None else Avl(avl)
-        return fit(make_model(**changes), cycle_data(), CONFIG, 3, folder, on_progress, avl=balance)  # type: ignore[arg-type]
+        return fit(make_model(**changes), cycle_data(), config, 3, folder, on_progress, avl=balance)  # type: ignore[arg-type]
 
     told: list[int] = []
     whole = run(tmp_path / "whole", told.append)
-    assert len(told) > 4 * CONFIG.max_epochs
+    assert len(told) > 4 * config.max_epochs
 
     class KilledError(Exception):
         pass
@@ -168,7 +170,7 @@ def test_a_run_broken_anywhere_goes_on_to_the_same_end(
         told = []
         resumed = run(broken, told.append)
         assert_same(resumed, whole)
-        assert sum(told) == CONFIG.max_epochs * cycle_data().num_targets
+        assert sum(told) == config.max_epochs * cycle_data().num_targets
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ ADAPTERS: tuple[type[Adapter], ...] = typing.get_args(AdapterConfig)
 
 
 @pytest.mark.parametrize("adapter", ADAPTERS, ids=lambda adapter: adapter.kind)
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(edits=EDITS, which=st.integers(0, 9))
 def test_a_spoilt_file_is_a_table_or_one_line(
     adapter: type[Adapter], examples: dict[type[Adapter], Any], edits: list[Edit], which: int

@@ -17,7 +17,7 @@ MOMENTS = st.datetimes(datetime(1991, 1, 1), datetime(2024, 5, 1))
 
 
 @given(moments=st.lists(MOMENTS, min_size=1, max_size=5), form=st.sampled_from(FORMS))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_what_is_written_in_a_form_is_read_in_it(moments: list[datetime], form: str) -> None:
     texts = pl.Series([moment.strftime(form) for moment in moments])
     times = read_times(texts, NOW)

@@ -21,7 +21,7 @@ DOCUMENTS = st.dictionaries(KEYS, st.one_of(VALUES, st.dictionaries(KEYS, VALUES
 
 
 @given(document=DOCUMENTS, text=st.text(max_size=30))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_what_is_written_is_read_back(document: dict[str, Any], text: str) -> None:
     remarks = [Remark(key, text, guessed=True) for key in ("name", "data.root", "elsewhere")]
     assert yaml.load(written(document, remarks, text), Loader=_Loader) == document

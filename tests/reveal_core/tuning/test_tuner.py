@@ -105,7 +105,7 @@ def test_a_batch_whose_targets_nobody_knows_has_no_loss(kit: Any) -> None:
 def test_a_pattern_with_a_known_answer_is_learned(
     kit: Any, data: TrainingData, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    options = {"reader": SasRec(num_layers=1, num_heads=2, dropout=0.0), "max_epochs": 40, "tau": 0.2}
+    options = {"reader": SasRec(num_layers=1, num_heads=2, dropout=0.0), "max_epochs": 24, "tau": 0.2}
     embedder = kit.embedder(hidden_dim=16, lr=0.02, **options, **settings)
     result = tune(embedder, data, BalanceConfig(), 0, tmp_path)
     best = result.history[result.best_epoch - 1]
@@ -178,7 +178,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(
             if len(steps) == kill_after:
                 raise KilledError
 
-        return tune(kit.embedder(**settings), data, BalanceConfig(), 5, folder, progress)
+        return tune(kit.embedder(max_epochs=2, **settings), data, BalanceConfig(), 5, folder, progress)
 
     whole = run(tmp_path / "whole")
     steps_of_an_epoch = len(TrainingBatches(data.train.sequences, 4, 16, 5).epoch(0))
@@ -197,7 +197,8 @@ def test_a_killed_run_goes_on_to_the_same_bits(
 def test_the_randomness_is_the_seeds(kit: Any, data: TrainingData, tmp_path: Path) -> None:
     def losses(seed: int, name: str) -> list[float]:
         torch.rand(3)  # what others draw changes nothing
-        return [line.loss for line in tune(kit.embedder(), data, BalanceConfig(), seed, tmp_path / name).history]
+        embedder = kit.embedder(max_epochs=1)
+        return [line.loss for line in tune(embedder, data, BalanceConfig(), seed, tmp_path / name).history]
 
     assert losses(1, "a") == losses(1, "b")
     assert losses(1, "a") != losses(2, "c")
