@@ -54,10 +54,10 @@ check: $(READY) ## Lint, format and types
 	@$(BIN)/mypy
 
 test: $(READY) ## The fast tests (two to three minutes on two cores)
-	@$(BIN)/pytest -q -n 2 -m "not slow and not real_data and not weights" $(ARGS)
+	@$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow and not real_data and not weights" $(ARGS)
 
 test-all: $(READY) ## Every test; those that need real data (REVEAL_DATA) or weights (REVEAL_WEIGHTS) skip without them
-	@$(BIN)/pytest -q -n 2 -rs $(ARGS)
+	@$(BIN)/pytest -q -n 2 --dist loadfile -rs $(ARGS)
 
 bench: $(READY) ## How close each part is to its limit, as ratios; also written to bench.json
 	@$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import re
@@ -37,6 +38,14 @@ def pixels(count: int = 3) -> Tensor:
     return torch.randint(0, 256, (count, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(3))
 
 
+@functools.cache
+def loaded(folder: Path) -> tuple[Any, Any]:
+    """The model with its head and its processor, as the library reads them."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    return AutoModelForImageTextToText.from_pretrained(folder).eval(), AutoProcessor.from_pretrained(folder)
+
+
 @torch.no_grad()
 def reference(folder: Path, image: Tensor, said: str | Sequence[dict[str, str]]) -> tuple[Any, list[Tensor]]:
     """The model with its head, and the states of the image's tokens: what enters each layer, and after the last norm.
@@ -46,14 +55,11 @@ def reference(folder: Path, image: Tensor, said: str | Sequence[dict[str, str]])
     Args:
         said: the message of a chat, or plain text.
     """
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
-    processor = AutoProcessor.from_pretrained(folder)
-    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    model, processor = loaded(folder)
     states: list[Tensor] = []
-    for layer in model.get_decoder().layers:
-        layer.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0]))
-    model.get_decoder().norm.register_forward_hook(lambda _, inputs, output: states.append(output))
+    decoder = model.get_decoder()
+    hooks = [layer.register_forward_pre_hook(lambda _, inputs: states.append(inputs[0])) for layer in decoder.layers]
+    hooks.append(decoder.norm.register_forward_hook(lambda _, inputs, output: states.append(output)))
     options = {"crop_to_patches": False} if "internvl" in str(folder) else {}
     if not isinstance(said, str):
         said = processor.apply_chat_template([{"role": "user", "content": said}])
@@ -61,6 +67,8 @@ def reference(folder: Path, image: Tensor, said: str | Sequence[dict[str, str]])
     picture = Image.fromarray(image.permute(1, 2, 0).numpy())
     inputs = processor(text=[said], images=[picture], return_tensors="pt", **options)
     model(**inputs)
+    for hook in hooks:
+        hook.remove()
     return model, [state[0, inputs["input_ids"][0] == model.config.image_token_id] for state in states]
 
 
@@ -95,13 +103,11 @@ def test_states_of_a_chosen_layer(family: str, layer: int, tiny_vlm: Callable[[s
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_text_vector_is_the_mean_state_over_its_tokens(family: str, tiny_vlm: Callable[[str], Path]) -> None:
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
     folder = tiny_vlm(family)
     texts = ["a red dress", "silk", "x " * 400]
     found = config(folder, batch_size=2).build().encode_texts(texts)
-    tokenizer = AutoProcessor.from_pretrained(folder).tokenizer
-    model = AutoModelForImageTextToText.from_pretrained(folder).eval()
+    model, processor = loaded(folder)
+    tokenizer = processor.tokenizer
     for text, vector in zip(texts, found, strict=True):
         ids = tokenizer(text, return_tensors="pt")["input_ids"][:, :512]
         with torch.no_grad():
