@@ -69,17 +69,40 @@ def animated(format_: str) -> bytes:
     return saved(plain(), format_, save_all=True, append_images=others)
 
 
+def zeros(count: int) -> bytes:
+    """So many zeros, compressed: a block of them is, and comes again and again."""
+    block, rest = bytes(1_000_000), bytes(count % 1_000_000)
+    deflate = zlib.compressobj(9, wbits=-15)
+    packed = deflate.compress(block) + deflate.flush(zlib.Z_FULL_FLUSH)
+    checksum = 1
+    for part in (*[block] * (count // len(block)), rest):
+        checksum = zlib.adler32(part, checksum)
+    end = deflate.compress(rest) + deflate.flush()
+    return b"\x78\xda" + packed * (count // len(block)) + end + struct.pack(">I", checksum)
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """Of a PNG."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
 def png_with(kind: bytes, content: bytes) -> bytes:
     """A small PNG with one more chunk behind its header."""
-    chunk = struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
     data = saved(plain(), "PNG")
-    return data[:33] + chunk + data[33:]
+    return data[:33] + chunk(kind, content) + data[33:]
+
+
+def black(side: int) -> bytes:
+    """A square PNG of one bit a pixel; each row is a byte that says how it is written, and its pixels."""
+    header = struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0)
+    rows = zeros(side * (1 + (side + 7) // 8))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
 
 
 @functools.cache
 def inflates() -> bytes:
     """300 MB of zeros, compressed."""
-    return zlib.compress(bytes(300_000_000), 9)
+    return zeros(300_000_000)
 
 
 def jpeg_with(segment: bytes, count: int) -> bytes:
@@ -128,7 +151,7 @@ ANIMALS: dict[str, Animal] = {
     "pipe": Animal(os.mkfifo, "unreadable", "not a file"),
     "text bomb": Animal(bytes_of(lambda: png_with(b"zTXt", b"a\0\0" + inflates())), "unreadable", "too large"),
     "profile bomb": Animal(bytes_of(lambda: png_with(b"iCCP", b"a\0\0" + inflates())), "unreadable", "too large"),
-    "bomb": Animal(bytes_of(lambda: saved(Image.new("1", (20_000, 20_000)), "PNG")), "too_large", ""),
+    "bomb": Animal(bytes_of(lambda: black(20_000)), "too_large", ""),
     "large": Animal(bytes_of(lambda: saved(Image.new("1", (20_000, 300)), "PNG")), "too_large", "20000 x 300 pixels"),
     "heavy": Animal(bytes_of(lambda: saved(plain()) + bytes(MAX_BYTES)), "too_large", "max_bytes"),
     "none": Animal(lambda path: None, "missing"),

@@ -145,7 +145,11 @@ def _words(name: str) -> list[str]:
 
 
 def _listed(root: Path, file: str, ids: frozenset[str]) -> _Listed | None:
-    """By the column that names the most items; None when there is none."""
+    """By the column that names the most items; None when there is none.
+
+    Raises:
+        UserError: when it cannot be told which column that is, or the file cannot be read.
+    """
     path = root / file
     listed = list[_Listed]()
     for column in _columns(path):
@@ -153,7 +157,17 @@ def _listed(root: Path, file: str, ids: frozenset[str]) -> _Listed | None:
         found = len(ids.intersection(values))
         if found and values.is_unique().all() and (values != "").all():
             listed.append(_Listed(file, column, values, found))
-    return max(listed, key=lambda one: (one.found, rank(one.column, "item") is not None), default=None)
+    if not listed:
+        return None
+    best = max(listed, key=_fitness)
+    for one in listed:
+        if _fitness(one) == _fitness(best) and not one.ids.equals(best.ids):
+            raise UserError(f"columns {best.column!r} and {one.column!r} of {file} could both name its items")
+    return best
+
+
+def _fitness(listed: _Listed) -> tuple[int, bool]:
+    return listed.found, rank(listed.column, "item") is not None
 
 
 def _columns(path: Path) -> list[str]:

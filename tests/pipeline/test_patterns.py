@@ -88,7 +88,7 @@ PARTS = st.sampled_from(["{item_id}", "{item_id}*", "{item_id:.1}", "a", "a*", "
 WORDS = st.lists(st.text("ab1", min_size=1, max_size=3), min_size=1, max_size=3).map("/".join)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.lists(PARTS, min_size=1, max_size=4).map("/".join),
     st.lists(WORDS, max_size=12, unique=True),

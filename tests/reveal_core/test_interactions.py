@@ -90,7 +90,7 @@ CLEANINGS = st.builds(
 
 
 @given(rows=ROWS, cleaning=CLEANINGS, block=st.sampled_from([1, 2, 5, 1000]), categorical=st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_equals_the_plain_python_reference_and_accounts_for_every_row(
     rows: list[Row], cleaning: Cleaning, block: int, categorical: bool
 ) -> None:

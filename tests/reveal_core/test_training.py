@@ -73,7 +73,7 @@ def assert_same(one: TrainResult, two: TrainResult) -> None:
 
 
 def test_it_learns_what_is_certain(tmp_path: Path) -> None:
-    config = replace(CONFIG, max_epochs=30, patience=30)
+    config = replace(CONFIG, max_epochs=15, patience=15, lr=0.02)
     result = fit(make_model(), cycle_data(), config, 0, tmp_path)
     assert result.history[-1].train_loss < 0.3 * result.history[0].train_loss
     best = result.history[result.best_epoch - 1].valid

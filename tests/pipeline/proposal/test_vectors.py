@@ -151,6 +151,15 @@ def test_a_list_that_does_not_fit_is_not_taken(folder: Folder, lines: list[str],
     assert found.unusable[0].endswith(told)
 
 
+def test_two_columns_that_could_name_the_items_are_told_apart_by_their_names_alone(folder: Folder) -> None:
+    folder.matrix("image.npy")
+    for names, told in ((("place", "sku"), []), (("a", "b"), ["image.npy: columns 'a' and 'b' of ids.csv could both"])):
+        folder.text("ids.csv", [",".join(names), *(f"{one},{two}" for one, two in zip(IDS[::-1], IDS, strict=True))])
+        found = folder.look()
+        assert [text[: len(start)] for text, start in zip(found.unusable, told, strict=True)] == told
+        assert [one.config.item for one in found.files.values()] == ["sku"] * (not told)
+
+
 def test_a_list_of_another_matrix_is_not_taken(folder: Folder) -> None:
     folder.matrix("image.npy")
     folder.matrix("image_large.npy")

@@ -11,6 +11,7 @@ import click.testing
 import numpy as np
 import polars as pl
 import pytest
+from markupsafe import Markup
 from PIL import Image
 
 import cli.main
@@ -88,6 +89,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
 
 @pytest.fixture
-def new_shop(tmp_path: Path) -> Callable[[], Shop]:
-    """The same shop before any run."""
+def new_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Shop]:
+    """The same shop before any run; nothing is drawn on its pages, which takes longer than all the rest."""
+    monkeypatch.setattr("pipeline.report.charts._drawn", lambda *_, **__: Markup("<svg></svg>"))
     return lambda: make_shop(tmp_path)

@@ -72,7 +72,7 @@ def test_a_history_as_long_as_the_model_reads_has_a_place_left_to_ask_at() -> No
     last_share=st.floats(0, 1),
     seed=st.integers(0, 100),
 )
-@settings(deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_what_is_hidden_is_a_share_of_what_the_batch_asks_for(
     rows: list[tuple[int, int]], mask_ratio: float, last_share: float, seed: int
 ) -> None:

@@ -105,8 +105,8 @@ def test_a_batch_whose_targets_nobody_knows_has_no_loss(kit: Any) -> None:
 def test_a_pattern_with_a_known_answer_is_learned(
     kit: Any, data: TrainingData, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    options = {"reader": SasRec(num_layers=1, num_heads=2, dropout=0.0), "max_epochs": 24, "tau": 0.2}
-    embedder = kit.embedder(hidden_dim=16, lr=0.02, **options, **settings)
+    options = {"reader": SasRec(num_layers=1, num_heads=2, dropout=0.0), "max_epochs": 14, "tau": 0.2}
+    embedder = kit.embedder(hidden_dim=16, lr=0.04, **options, **settings)
     result = tune(embedder, data, BalanceConfig(), 0, tmp_path)
     best = result.history[result.best_epoch - 1]
     assert best.valid["all"]["recall@10"] == 1.0

@@ -121,7 +121,7 @@ def reference(titles: list[str], histories: list[list[int]], ask: Asked, m: floa
 
 
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_it_is_what_the_definition_says(data: st.DataObject) -> None:
     words = ["red", "blue", "trail", "city", "mud", "dry"]
     titles = data.draw(st.lists(st.lists(st.sampled_from(words), max_size=5).map(" ".join), min_size=2, max_size=6))
