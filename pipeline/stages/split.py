@@ -92,7 +92,8 @@ def _report(parts: Iterable[tuple[pl.DataFrame, Tables]], config: SplitConfig) -
 
 def _mend(config: SplitConfig, ends: pl.DataFrame) -> str:
     if isinstance(config, LeaveLastOut):
-        mend = f"the longest history has {ends['longest'].max()} interactions, {config.min_history + 2} are needed"
+        longest = ends.select(pl.max("longest")).item()
+        mend = f"the longest history has {longest} interactions, {config.min_history + 2} are needed"
     else:
         bounds = (pl.from_epoch(bound, time_unit="ms").cast(pl.String) for bound in (pl.min("first"), pl.max("last")))
         first, last = (ends.select(bound).item() for bound in bounds)

@@ -23,8 +23,7 @@ from reveal_core.extraction.critics.embedded import Embedded
 from reveal_core.extraction.feedback import FEEDBACK
 from reveal_core.extraction.prompts import PROMPTS
 from reveal_core.extraction.visual import VisualLearner
-from reveal_core.model import SequenceRecommender
-from reveal_core.training import Epoch, TrainConfig, TrainResult, fit
+from reveal_core.training import Epoch, TrainConfig, TrainResult, Validation, fit
 
 TRAIN = TrainConfig(max_epochs=3, batch_size=60, lr=0.01, device="cpu", checkpoint_every=1, patience=99)
 
@@ -284,8 +283,8 @@ def test_it_rolls_back_to_the_best_epoch_with_its_prompts(
         weights = {name: tensor.clone() for name, tensor in alternation.weights().items()}
         kept.append((weights, list(alternation.book.prompts), alternation.learner.look().vectors_NV))
 
-    def second_is_best(model: SequenceRecommender, cases: Any) -> dict[str, float]:
-        return {"ndcg@10": 0.5 if len(kept) == 1 else 0.1}
+    def second_is_best(*_: Any) -> Validation:
+        return Validation({"ndcg@10": 0.5 if len(kept) == 1 else 0.1}, {})
 
     monkeypatch.setattr("reveal_core.training.validate", second_is_best)
     four = TrainConfig(max_epochs=4, batch_size=999, lr=0.01, device="cpu", patience=99)
