@@ -56,7 +56,10 @@ def step_seed(seed: int, *place: int) -> int:
 def seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
     """All randomness inside, dropout too, comes from ``seed``; none of it leaks outside."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
+        if device.type == "cpu":  # torch.manual_seed remembers where it was called, for GPUs that may come to use
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         yield torch.Generator(device).manual_seed(seed)
 
 

@@ -96,7 +96,7 @@ class Shop:
         self.inputs["images"], _ = self.run(Images(source=PHOTOS, folder=photos), "images")
         self.inputs["split"], _ = self.run(Split(), "split")
         self.encoded = {
-            blocks: self.run(Encode(encoder=FAKE, tail_blocks=blocks, folder=photos), f"encode{blocks}")[0]
+            blocks: self.run(Encode(encoder=FAKE, tail_blocks=blocks, folder=photos, workers=0), f"encode{blocks}")[0]
             for blocks in (0, 1)
         }
 

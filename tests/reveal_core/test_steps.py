@@ -274,6 +274,8 @@ def test_seeded_gives_a_generator_and_dropout_of_the_seed() -> None:
         with seeded(3, torch.device("cpu")) as generator:
             drawn.append((torch.rand(4), torch.rand(4, generator=generator)))
     assert all(torch.equal(one, two) for one, two in zip(*drawn, strict=True))
+    torch.manual_seed(3)
+    assert torch.equal(drawn[0][0], torch.rand(4))
 
 
 def test_content_has_its_own_learning_rate(multimodal: Build) -> None:

@@ -84,7 +84,7 @@ def test_the_vector_is_the_mean_over_the_patches_of_all_used_images(
 ) -> None:
     monkeypatch.setattr("pipeline.item_vectors.BLOCK", 2)
     given, table = look(shelf, use)
-    out, report = shelf.run(Encode(encoder=Fake(batch_size=2), folder=str(shelf.images)), given)
+    out, report = shelf.run(Encode(encoder=Fake(batch_size=2), folder=str(shelf.images), workers=0), given)
     vectors = dict(pl.read_parquet(out / "item_features.parquet").select("item_id", "image_vector").iter_rows())
     encoder = Fake().build()
     for item_id, images in SHELF.items():
