@@ -53,7 +53,7 @@ check: $(READY) ## Lint, format and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-test: $(READY) ## The fast tests (two to three minutes on two cores)
+test: $(READY) ## The fast tests (about two minutes on two cores)
 	@$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow and not real_data and not weights" $(ARGS)
 
 test-all: $(READY) ## Every test; those that need real data (REVEAL_DATA) or weights (REVEAL_WEIGHTS) skip without them
