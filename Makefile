@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PEERS := .venv-peers
 READY := $(VENV)/.ready
 UV = $(shell command -v uv || echo $(BIN)/uv)
 
@@ -14,10 +15,10 @@ ARGS ?=
 # Where bench looks for real data and weights is up to REVEAL_DATA and REVEAL_WEIGHTS; without them it uses generated data.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train check test test-all bench fuzz docs pin audit clean
+.PHONY: help setup demo extract train check test test-all bench bench-peers fuzz docs pin audit clean
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 	@echo
 	@echo "  make extract DATASET=sports        uses manifests/sports.yaml"
 	@echo "  make train DATASET=demo ARGS='--set train.lr=0.002'"
@@ -59,8 +60,12 @@ test: $(READY) ## The fast tests (about two minutes on two cores)
 test-all: $(READY) ## Every test; those that need real data (REVEAL_DATA) or weights (REVEAL_WEIGHTS) skip without them
 	@$(BIN)/pytest -q -n 2 --dist loadfile -rs $(ARGS)
 
-bench: $(READY) ## How close each part is to its limit, as ratios; also written to bench.json
+bench: $(READY) ## Each part beside its limit and its peers, as ratios; also written to bench.json
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
+
+bench-peers: $(READY) ## Install the peers of bench (RecBole, pandas, open_clip) in an environment of their own
+	@test -x $(PEERS)/bin/python || $(BIN)/python -m venv --without-pip $(PEERS)
+	@$(UV) pip install --quiet --python $(PEERS)/bin/python --require-hashes -r requirements/peers.txt
 
 fuzz: $(READY) ## Search for files and manifests that are not refused properly, SECONDS long (300)
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/fuzz.txt
@@ -76,11 +81,13 @@ pin: $(READY) ## Pin the newest versions that fit, with hashes
 	  requirements/uv.in -o requirements/uv.txt
 	@$(UV) pip compile --quiet --universal --python-version 3.10 --generate-hashes --upgrade --no-header \
 	  requirements/fuzz.in -o requirements/fuzz.txt
+	@$(UV) pip compile --quiet --universal --python-version 3.10 --generate-hashes --upgrade --no-header \
+	  requirements/peers.in -o requirements/peers.txt
 
 audit: $(READY) ## Look the pins up among known vulnerabilities (needs a network)
 	@$(UV) tool run --quiet --from 'pip-audit>=2.9,<3' pip-audit --disable-pip --require-hashes --strict \
 	  -r requirements/all.txt -r requirements/uv.txt $(ARGS)
 
 clean: ## Remove what the targets made, except your artifacts and demo data
-	rm -rf $(VENV) dist bench.json .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(PEERS) dist bench.json .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,14 +1,16 @@
-"""`make bench`: each part beside its limit, measured side by side in one run, as ratios.
+"""`make bench`: each part beside its physical limit and beside its peers, measured in turns in one run, as ratios.
 
-Every `bench_*.py` here has ``run() -> list[dict]`` whose rows hold ``name, value, unit, limit, ratio, note``. Each
-runs in a process of its own, so that its peak memory is its own. Usage: ``python -m tests.benchmarks [NAME ...]``.
+Every `bench_*.py` here has ``SCALES``, its sizes at each scale, and ``run(**sizes) -> list[Row]``. Each runs in a
+process of its own, so that its peak memory is its own. Peers run in processes of an environment of their own, which
+`make bench-peers` installs; without it their rows say so.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
-import sys
+import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -17,33 +19,70 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.measure import measure
+from tests.benchmarks.measure import CLOCK_SETTING, SIZES, measure
 
 HERE = Path(__file__).parent
-OUTPUT = Path("bench.json")
+KNOWN = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
+#: Not run unless it is named: it takes long, or much of the disk.
+BY_NAME_ONLY = {"memory"}
+THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
 
 
-def main(names: list[str]) -> None:
-    known = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
-    if unknown := set(names) - set(known):
-        sys.exit(f"error: no benchmark {', '.join(sorted(unknown))} (one of {', '.join(known)})")
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    usual = [name for name in KNOWN if name not in BY_NAME_ONLY]
+    parser.add_argument("names", nargs="*", default=usual, metavar="NAME", help=f"of {', '.join(KNOWN)}")
+    parser.add_argument("--scale", default="small", choices=("tiny", "small", "full"))
+    threads = int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1)
+    parser.add_argument("--threads", type=int, default=threads, help="of ours and of a peer alike")
+    parser.add_argument(
+        "--clock",
+        default="wall",
+        choices=("wall", "processor"),
+        help="processor = seconds of the process that does the work, without its workers: for a busy machine",
+    )
+    parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the rows are written")
+    for size, meaning in SIZES.items():
+        parser.add_argument(f"--{size}", type=int, help=meaning)
+    options = parser.parse_args(arguments)
+    if unknown := set(options.names) - set(KNOWN):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))} (one of {', '.join(KNOWN)})")
+    return options
+
+
+def main() -> None:
+    options = parse()
+    # Before anything is imported that reads them: polars, torch and the peers do so once.
+    os.environ.update(dict.fromkeys(THREAD_SETTINGS, str(options.threads)))
+    os.environ[CLOCK_SETTING] = options.clock
+    given = {size: getattr(options, size) for size in SIZES if getattr(options, size) is not None}
     results: dict[str, Any] = {}
-    table = Table("what", "value", "unit", "limit", "ratio", box=SIMPLE_HEAD, pad_edge=False)
-    for name in names or known:
+    for name in options.names:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            results[name] = pool.submit(measure, name).result()
-        for row in results[name]["rows"]:
-            limit = "-" if row.get("limit") is None else f"{row['limit']:,.1f}"
-            ratio = "-" if row.get("ratio") is None else f"{row['ratio']:.2f}"
-            table.add_row(row["name"], f"{row['value']:,.1f}", row["unit"], limit, ratio)
-        peak = results[name]["peak_memory_bytes"] / 2**20
-        table.add_row(f"{name}: peak memory", f"{peak:,.0f}", "MiB", "-", "-", end_section=True)
+            results[name] = pool.submit(measure, name, options.scale, given).result()
+    show(results)
+    told = {"scale": options.scale, "threads": options.threads, "clock": options.clock, "cores": os.cpu_count()}
+    options.json.write_text(json.dumps({**told, "results": results}, indent=2) + "\n")
+
+
+def show(results: dict[str, Any]) -> None:
+    table = Table("what", "value", "unit", "limit", "ratio", "aim", box=SIMPLE_HEAD, pad_edge=False)
+    for name, result in results.items():
+        for row in result["rows"]:
+            numbers = (f"{number:,.1f}" if number is not None else "-" for number in (row["value"], row["limit"]))
+            value, limit = numbers
+            ratio, aim = (f"{number:.2f}" if number is not None else "-" for number in (row["ratio"], row["aim"]))
+            table.add_row(row["name"], value, row["unit"], limit, ratio, aim)
+        peak = result["peak_memory_bytes"] / 2**20
+        table.add_row(f"{name}: peak memory", f"{peak:,.0f}", "MiB", "-", "-", "-", end_section=True)
     console = Console()
     console.print(table)
-    for row in (row for result in results.values() for row in result["rows"] if row.get("note")):
-        console.print(f"{row['name']}: {row['note']}", markup=False, highlight=False, soft_wrap=True)
-    OUTPUT.write_text(json.dumps(results, indent=2) + "\n")
+    for row in (row for result in results.values() for row in result["rows"]):
+        told = [f"beside {row['beside']}" if row["beside"] else "", row["note"]]
+        if any(told):
+            line = f"{row['name']}: {'; '.join(filter(None, told))}"
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

@@ -1,53 +1,55 @@
-"""Images per second from files to shards, beside the bare forward pass of the same model and beside decoding alone.
+"""Images per second from files to shards, beside the bare forward pass, beside decoding alone, and beside a plain loop.
 
-The three are measured in turns in one run, so that whatever else the machine does hits all of them.
+All are measured in turns in one run, so that whatever else the machine does hits all of them.
 """
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hashlib
 import io
+import itertools
 import os
 import resource
-import statistics
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import polars as pl
-import torch
 from PIL import Image
 
 from pipeline.decoding import ImageFile, decoded_batches
 from pipeline.executors.local import Local
-from pipeline.files import FileDigests
 from pipeline.patches import fill_cache, open_patches
 from pipeline.sources.folder import Folder
-from pipeline.stage import Workspace
 from pipeline.stages.encode import Encode
 from pipeline.stages.images import Images
 from reveal_core.encoders.base import Encoder
 from reveal_core.encoders.embedded import Embedded
 from reveal_core.images import FilePart
 from reveal_core.schema import ITEMS
-from tests.benchmarks.measure import RSS_UNIT
+from tests.benchmarks.measure import RSS_UNIT, Row, in_turns, timed
+from tests.benchmarks.peer import NoPeerError, Peer, left_out
+from tests.benchmarks.stages import Silent, workspace
 
+SCALES = {
+    "tiny": {"images": 8, "turns": 1},
+    "small": {"images": 1024, "turns": 4},
+    "full": {"images": 16_384, "turns": 8},
+}
+UNIT = "images/s"
 #: As `executor.workers: 0` in a manifest.
 WORKERS = max(1, (os.cpu_count() or 1) - 1)
+#: What timm calls the network of the embedded encoder.
+NETWORK = "tf_efficientnet_lite0"
 
 
-class Silent:
-    @contextlib.contextmanager
-    def track(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
-        yield lambda count: None
-
-    def log(self, message: str) -> None:
-        pass
+def run(images: int, turns: int) -> list[Row]:
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        paint_shop(root, images)
+        stages = [*whole_stage(root, images), largest_worker()]
+        return [*throughput(root, max(1, images // turns), turns), *stages]
 
 
 def paint_shop(root: Path, count: int) -> None:
@@ -61,98 +63,80 @@ def paint_shop(root: Path, count: int) -> None:
         file = io.BytesIO()
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=85)
         (root / "images" / f"{number}.jpg").write_bytes(file.getvalue())
+    write_catalogue(root / "ingest" / "items.parquet", count)
+
+
+def write_catalogue(path: Path, count: int) -> None:
     ids = [str(number) for number in range(count)]
     columns = {"item_index": range(1, count + 1), "item_id": ids, "title": [f"thing {i}" for i in ids]}
     nothing = [None] * count
-    frame = pl.DataFrame({name: columns.get(name, nothing) for name in ITEMS}, schema=ITEMS)
-    frame.write_parquet(root / "ingest" / "items.parquet")
+    pl.DataFrame({name: columns.get(name, nothing) for name in ITEMS}, schema=ITEMS).write_parquet(path)
 
 
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def workspace(root: Path, name: str, cache: str) -> Workspace:
-    for folder in (name, "resume", cache):
-        (root / folder).mkdir(exist_ok=True)
-    return Workspace(root / name, root / "resume", root / cache, FileDigests(root / "digests.sqlite"), Silent())
-
-
-def run(count: int = 1024, repeats: int = 4) -> list[dict[str, Any]]:
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        paint_shop(root, count)
-        return [*throughput(root, repeats), *whole_stage(root, count), memory()]
-
-
-def throughput(root: Path, repeats: int) -> list[dict[str, Any]]:
-    config = Embedded()
-    encoder, batch = config.build(), config.batch_size
-    files = sorted((root / "images").iterdir())
-    share = len(files) // repeats // batch * batch
-    rates: dict[str, list[float]] = {"forward": [], "decode": [], "both": []}
-    warm_up(encoder, batch)
-    for turn in range(repeats):
-        part = files[turn * share : (turn + 1) * share]
-        digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in part]
-        given = [ImageFile(sha256, sha256, FilePart(str(path))) for sha256, path in zip(digests, part, strict=True)]
-        decoded = list(decoded_batches(given, encoder.preprocess, batch, 0))
-        store = open_patches(encoder, root / f"cache{turn}")
-        options = {"batch_size": batch, "workers": WORKERS, "progress": Silent()}
-        steps: dict[str, Callable[[], object]] = {
-            "forward": lambda decoded=decoded: forward_only(encoder, decoded),
-            "decode": lambda given=given: list(decoded_batches(given, encoder.preprocess, batch, WORKERS)),
-            "both": functools.partial(fill_cache, encoder, store, given, **options),
-        }
-        for name, step in steps.items():
-            rates[name].append(share / seconds(step))
-    forward, decode, both = (statistics.median(rates[name]) for name in ("forward", "decode", "both"))
-    limit = min(forward, decode)
-    ratio = statistics.median(b / min(f, d) for f, d, b in zip(*rates.values(), strict=True))
-    note = "limit: the slower of the next two; they run batch after batch on all cores, this one batch on each core"
-    return [
-        {
-            "name": "encode: files to shards",
-            "value": both,
-            "unit": "images/s",
-            "limit": limit,
-            "ratio": ratio,
-            "note": note,
-        },
-        {"name": "encode: bare forward pass", "value": forward, "unit": "images/s", "note": f"batch {batch}"},
-        {"name": "encode: decoding alone", "value": decode, "unit": "images/s", "note": f"{WORKERS} worker(s)"},
-    ]
-
-
-def forward_only(encoder: Encoder, decoded: list[tuple[list[str], torch.Tensor]]) -> None:
-    for _, pixels in decoded:
-        encoder.encode_images(pixels)
-
-
-def warm_up(encoder: Encoder, batch: int) -> None:
+def throughput(root: Path, count: int, turns: int) -> list[Row]:
+    """So many of the painted files, each time into a new cache."""
+    encoder, batch = Embedded().build(), Embedded().batch_size
+    paths = sorted((root / "images").iterdir())[:count]
+    given = [image_file(path) for path in paths]
+    decoded = [pixels for _, pixels in decoded_batches(given, encoder.preprocess, batch, 0)]
     for _ in range(3):
-        encoder.encode_images(torch.zeros(batch, 3, *encoder.preprocess.size, dtype=torch.uint8))
-
-
-def whole_stage(root: Path, count: int) -> list[dict[str, Any]]:
-    """The stage as the pipeline runs it, model loading included: with an empty cache, then with a full one."""
-    photos = Images(source=Folder(folder="images"), folder=str(root / "images"), executor=Local(workers=WORKERS))
-    look = workspace(root, "checked", "cache")
-    checked = seconds(lambda: photos.run({"ingest": root / "ingest"}, look))
-    stage = Encode(encoder=Embedded(), folder=str(root / "images"), executor=Local(workers=WORKERS))
-    inputs = {"ingest": root / "ingest", "images": root / "checked"}
-    cold, warm = (
-        seconds(lambda name=name: stage.run(inputs, workspace(root, name, "cache"))) for name in ("cold", "warm")
+        encoder.encode_images(decoded[0])
+    caches = (root / f"cache{number}" for number in itertools.count())
+    works: dict[str, Callable[[], object]] = {
+        "forward": lambda: [encoder.encode_images(pixels) for pixels in decoded],
+        "decode": lambda: list(decoded_batches(given, encoder.preprocess, batch, WORKERS)),
+        "both": lambda: fill(encoder, next(caches), given, batch),
+    }
+    timed_works = {name: timed(work, count) for name, work in works.items()}
+    try:
+        with Peer("plain_extraction.py") as peer:
+            peer.ask("prepare", library="timm", model=NETWORK)
+            ask = {"files": [str(path) for path in paths], "workers": WORKERS, "out": str(root / "plain.npy")}
+            loop = peer.timed(count, "extract", batch_size=batch, **ask)
+            loop()
+            taken = in_turns(turns, **timed_works, loop=loop)
+        told = f"{NETWORK} of timm, a DataLoader with {WORKERS} worker(s), np.save (as clip-retrieval does it)"
+        rows = [taken.row("encode: files to shards", UNIT, "both", "loop", told)]
+    except NoPeerError as reason:
+        taken = in_turns(turns, **timed_works)
+        rows = [left_out("encode: files to shards, beside a plain loop", reason)]
+    slower = min(("forward", "decode"), key=taken.rate)
+    limit = (
+        f"the slower of the next two ({slower}); they run batch after batch on all cores, this one batch on each core"
     )
     return [
-        {"name": "images: check every file", "value": count / checked, "unit": "images/s"},
-        {"name": "encode: whole stage, empty cache", "value": count / cold, "unit": "images/s", "note": "with texts"},
-        {"name": "encode: whole stage, full cache", "value": count / warm, "unit": "images/s", "note": "with loading"},
+        *rows,
+        taken.row("encode: files to shards", UNIT, "both", slower, limit, aim=0.95),
+        Row(name="encode: bare forward pass", value=taken.rate("forward"), unit=UNIT, note=f"batch {batch}"),
+        Row(name="encode: decoding alone", value=taken.rate("decode"), unit=UNIT, note=f"{WORKERS} worker(s)"),
     ]
 
 
-def memory() -> dict[str, Any]:
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * RSS_UNIT / 2**20
-    return {"name": "encode: largest decoding worker", "value": children, "unit": "MiB", "note": "shares the parent's"}
+def image_file(path: Path) -> ImageFile:
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    return ImageFile(sha256, sha256, FilePart(str(path)))
+
+
+def fill(encoder: Encoder, cache: Path, given: list[ImageFile], batch: int) -> None:
+    store = open_patches(encoder, cache)
+    fill_cache(encoder, store, given, batch_size=batch, workers=WORKERS, progress=Silent())
+
+
+def whole_stage(root: Path, count: int) -> list[Row]:
+    """The stage as the pipeline runs it, model loading included: with an empty cache, then with a full one."""
+    photos = Images(source=Folder(folder="images"), folder=str(root / "images"), executor=Local(workers=WORKERS))
+    look = workspace(root, "checked")
+    stage = Encode(encoder=Embedded(), folder=str(root / "images"), workers=WORKERS)
+    inputs = {"ingest": root / "ingest", "images": root / "checked"}
+    works: dict[str, Callable[[], object]] = {
+        "images: check every file": lambda: photos.run({"ingest": root / "ingest"}, look),
+        "encode: whole stage, empty cache": lambda: stage.run(inputs, workspace(root, "cold")),
+        "encode: whole stage, full cache": lambda: stage.run(inputs, workspace(root, "warm")),
+    }
+    taken = in_turns(1, **{name: timed(work, count) for name, work in works.items()})
+    return [Row(name=name, value=taken.rate(name), unit=UNIT, note="with loading, and texts") for name in works]
+
+
+def largest_worker() -> Row:
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * RSS_UNIT / 2**20
+    return Row(name="encode: largest decoding worker", value=peak, unit="MiB", note="much of it shared with others")

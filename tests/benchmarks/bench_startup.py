@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-import statistics
+import functools
 import subprocess
 import sys
-import time
-from typing import Any
+
+from tests.benchmarks.measure import Row, in_turns, timed
+
+SCALES = {"tiny": {"turns": 1}, "small": {"turns": 9}, "full": {"turns": 21}}
 
 
-def _seconds(code: str, repeats: int = 9) -> float:
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
-
-
-def run() -> list[dict[str, Any]]:
-    bare = _seconds("import click")
-    ours = _seconds("import sys; sys.argv = ['reveal', '--help']; from cli.main import main; main()")
+def run(turns: int) -> list[Row]:
+    codes = {
+        "bare": "import click",
+        "ours": "import sys; sys.argv = ['reveal', '--help']; from cli.main import main; main()",
+    }
+    works = {name: timed(functools.partial(python, code)) for name, code in codes.items()}
+    note = "aim: under 400 ms"
     return [
-        {
-            "name": "startup: reveal --help",
-            "value": 1000 * ours,
-            "unit": "ms",
-            "limit": 1000 * bare,
-            "ratio": bare / ours,
-            "note": "limit: python -c 'import click'; aim: under 400 ms",
-        }
+        in_turns(turns, **works).row(
+            "startup: reveal --help", "1/s", "ours", "bare", "importing click alone", note=note
+        )
     ]
+
+
+def python(code: str) -> None:
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

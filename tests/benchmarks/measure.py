@@ -1,31 +1,109 @@
-"""One benchmark in a process of its own, and what is timed side by side."""
+"""What every benchmark is made of: sizes, works that take turns, rows."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import resource
+import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
+
+#: What seconds are counted by, here and in the peers: ``--clock`` says which.
+CLOCK_SETTING = "BENCH_CLOCK"
+clock = time.process_time if os.environ.get(CLOCK_SETTING) == "processor" else time.perf_counter
 
 #: Of ``ru_maxrss``: kilobytes on Linux, bytes on macOS.
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
 
+#: What a benchmark's size is made of; each takes those that its ``SCALES`` name.
+SIZES = {
+    "users": "users of a log, or of an evaluation",
+    "items": "items of the catalogue",
+    "history": "interactions of a user",
+    "rows": "interactions of a log that is read",
+    "images": "image files",
+    "epochs": "passes of a peer over its training data",
+    "turns": "how often each work is timed",
+}
 
-def measure(name: str) -> dict[str, Any]:
-    """The rows of one benchmark and the peak memory of its process."""
-    rows = importlib.import_module(f"tests.benchmarks.bench_{name}").run()
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
-    return {"rows": rows, "peak_memory_bytes": peak}
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One measured number, and what it is to be compared with."""
+
+    name: str
+    value: float | None
+    """``None`` = could not be had; the note says why"""
+    unit: str = ""
+    beside: str = ""
+    """what the limit or the peer is"""
+    limit: float | None = None
+    """its number, in the same unit"""
+    ratio: float | None = None
+    """how many times as good the value is as the limit: the median over the turns"""
+    aim: float | None = None
+    """what the ratio should be, at least"""
+    note: str = ""
 
 
-def fastest(works: list[Callable[[], object]], repeats: int = 5) -> list[float]:
-    """Seconds of the fastest run of each, taken in turn so that all meet the same load."""
-    times: list[list[float]] = [[] for _ in works]
-    for _ in range(repeats):
-        for work, taken in zip(works, times, strict=True):
-            started = time.perf_counter()
-            work()
-            taken.append(time.perf_counter() - started)
-    return [min(taken) for taken in times]
+@dataclass(frozen=True)
+class Turns:
+    """Works that were timed in turns, so that whatever else the machine did hit all of them."""
+
+    seconds: Mapping[str, list[float]]
+    """of each work in each turn, for one of whatever it does many of"""
+
+    def rate(self, work: str) -> float:
+        """Of these in a second: the median over the turns."""
+        return 1 / statistics.median(self.seconds[work])
+
+    def times_as_fast(self, work: str, other: str) -> float:
+        """The median over the turns."""
+        pairs = zip(self.seconds[work], self.seconds[other], strict=True)
+        return statistics.median(theirs / ours for ours, theirs in pairs)
+
+    def row(self, name: str, unit: str, work: str, other: str, beside: str, **told: Any) -> Row:
+        """A work's rate beside that of another."""
+        value, limit, ratio = self.rate(work), self.rate(other), self.times_as_fast(work, other)
+        return Row(name=name, value=value, unit=unit, beside=beside, limit=limit, ratio=ratio, **told)
+
+
+def in_turns(turns: int, **works: Callable[[], float]) -> Turns:
+    """Run works that tell their seconds one after the other, ``turns`` times over."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(turns):
+        for name, work in works.items():
+            seconds[name].append(work())
+    return Turns(seconds)
+
+
+def timed(work: Callable[[], object], amount: float = 1) -> Callable[[], float]:
+    """The same work, telling its seconds for each of the ``amount`` of things that it does."""
+
+    def seconds() -> float:
+        started = clock()
+        work()
+        return (clock() - started) / amount
+
+    return seconds
+
+
+def peak_memory() -> int:
+    """Bytes that this process had in memory at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
+
+
+def measure(name: str, scale: str, given: Mapping[str, int]) -> dict[str, Any]:
+    """One benchmark in this process: its sizes, its rows and its peak memory.
+
+    Args:
+        given: sizes that are not to be those of the scale, where the benchmark has such.
+    """
+    module = importlib.import_module(f"tests.benchmarks.bench_{name}")
+    sizes = {size: given.get(size, usual) for size, usual in module.SCALES[scale].items()}
+    rows = [asdict(row) for row in module.run(**sizes)]
+    return {"sizes": sizes, "rows": rows, "peak_memory_bytes": peak_memory()}
