@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -282,14 +282,33 @@ def _in_order(
 ) -> Rows:
     """A block's rows by user and time, stably, without the duplicates that do not stay."""
     users_C = users.codes(rows_C)
-    if times:
-        order_C = np.lexsort([*(time.gather(rows_C).to_numpy() for time in reversed(times)), users_C])
-        rows_C, users_C = rows_C[order_C], users_C[order_C]
+    for time in reversed(times):  # the first one is the last to sort by
+        order_C = _by_user_and(time.gather(rows_C).to_numpy(), users_C)
+        rows_C = rows_C[order_C]
     if duplicates == "all":
         return rows_C
-    pairs = pl.Series((users_C.astype(np.int64) << 32) | items.codes(rows_C))
-    chosen = pairs.is_first_distinct() if duplicates == "first" else pairs.is_last_distinct()
-    return np.asarray(rows_C[chosen.to_numpy()])
+    items_C = items.codes(rows_C)
+    order_C = _by_user_and(items_C, users_C)
+    same_C = (np.diff(users_C[order_C]) == 0) & (np.diff(items_C[order_C]) == 0)
+    stays_C = np.ones(len(rows_C), dtype=np.bool_)
+    stays_C[(order_C[1:] if duplicates == "first" else order_C[:-1])[same_C]] = False
+    return rows_C[stays_C]
+
+
+def _by_user_and(values_C: npt.NDArray[np.number[Any]], users_C: Codes) -> npt.NDArray[np.intp]:
+    """The stable order by user, then value.
+
+    Args:
+        users_C: rising; so a user stays where it is, and a sort by one key has little to move.
+    """
+    if values_C.dtype.kind != "i" or not len(values_C):
+        return np.lexsort([values_C, users_C])
+    first, last = int(values_C.min()), int(values_C.max())
+    span = last - first + 1
+    if (int(users_C[-1]) - int(users_C[0]) + 1) * span > np.iinfo(np.int64).max:
+        return np.lexsort([values_C, users_C])
+    keys_C = (users_C - users_C[0]).astype(np.int64) * span + (values_C.astype(np.int64) - first)
+    return np.argsort(keys_C, kind="stable")
 
 
 def _nothing_left(rows: int, dropped: dict[str, int], cleaning: Cleaning) -> UserError:

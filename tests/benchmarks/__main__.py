@@ -19,7 +19,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks.measure import CLOCK_SETTING, SIZES, measure
+from tests.benchmarks.measure import SIZES, measure
+from tests.benchmarks.peers.serving import CLOCK_SETTING
 
 HERE = Path(__file__).parent
 KNOWN = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
@@ -39,7 +40,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
         "--clock",
         default="wall",
         choices=("wall", "processor"),
-        help="processor = seconds of the process that does the work, without its workers: for a busy machine",
+        help="processor = processor seconds, of workers too: for a busy machine, where work and workers do not overlap",
     )
     parser.add_argument("--json", type=Path, default=Path("bench.json"), help="where the rows are written")
     for size, meaning in SIZES.items():

@@ -6,17 +6,12 @@ All are measured in turns in one run, so that whatever else the machine does hit
 from __future__ import annotations
 
 import hashlib
-import io
 import itertools
 import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-
-import numpy as np
-import polars as pl
-from PIL import Image
 
 from pipeline.decoding import ImageFile, decoded_batches
 from pipeline.executors.local import Local
@@ -25,9 +20,9 @@ from pipeline.sources.folder import Folder
 from pipeline.stages.encode import Encode
 from pipeline.stages.images import Images
 from reveal_core.encoders.base import Encoder
-from reveal_core.encoders.embedded import Embedded
+from reveal_core.encoders.embedded import MODEL, Embedded
 from reveal_core.images import FilePart
-from reveal_core.schema import ITEMS
+from tests.benchmarks.catalogues import paint_shop
 from tests.benchmarks.measure import RSS_UNIT, Row, in_turns, timed
 from tests.benchmarks.peer import NoPeerError, Peer, left_out
 from tests.benchmarks.stages import Silent, workspace
@@ -40,8 +35,6 @@ SCALES = {
 UNIT = "images/s"
 #: As `executor.workers: 0` in a manifest.
 WORKERS = max(1, (os.cpu_count() or 1) - 1)
-#: What timm calls the network of the embedded encoder.
-NETWORK = "tf_efficientnet_lite0"
 
 
 def run(images: int, turns: int) -> list[Row]:
@@ -50,27 +43,6 @@ def run(images: int, turns: int) -> list[Row]:
         paint_shop(root, images)
         stages = [*whole_stage(root, images), largest_worker()]
         return [*throughput(root, max(1, images // turns), turns), *stages]
-
-
-def paint_shop(root: Path, count: int) -> None:
-    """Photo-like JPEG files of 200 x 200 pixels, about 10 KB each, and their catalogue."""
-    rng = np.random.default_rng(0)
-    (root / "images").mkdir()
-    (root / "ingest").mkdir()
-    for number in range(count):
-        coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize((200, 200))
-        noisy = np.asarray(coarse) + rng.normal(0, 4, (200, 200, 3))
-        file = io.BytesIO()
-        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=85)
-        (root / "images" / f"{number}.jpg").write_bytes(file.getvalue())
-    write_catalogue(root / "ingest" / "items.parquet", count)
-
-
-def write_catalogue(path: Path, count: int) -> None:
-    ids = [str(number) for number in range(count)]
-    columns = {"item_index": range(1, count + 1), "item_id": ids, "title": [f"thing {i}" for i in ids]}
-    nothing = [None] * count
-    pl.DataFrame({name: columns.get(name, nothing) for name in ITEMS}, schema=ITEMS).write_parquet(path)
 
 
 def throughput(root: Path, count: int, turns: int) -> list[Row]:
@@ -90,12 +62,12 @@ def throughput(root: Path, count: int, turns: int) -> list[Row]:
     timed_works = {name: timed(work, count) for name, work in works.items()}
     try:
         with Peer("plain_extraction.py") as peer:
-            peer.ask("prepare", library="timm", model=NETWORK)
+            peer.ask("prepare", library="timm", model=MODEL)
             ask = {"files": [str(path) for path in paths], "workers": WORKERS, "out": str(root / "plain.npy")}
             loop = peer.timed(count, "extract", batch_size=batch, **ask)
             loop()
             taken = in_turns(turns, **timed_works, loop=loop)
-        told = f"{NETWORK} of timm, a DataLoader with {WORKERS} worker(s), np.save (as clip-retrieval does it)"
+        told = f"{MODEL} of timm, a DataLoader with {WORKERS} worker(s), np.save (as clip-retrieval does it)"
         rows = [taken.row("encode: files to shards", UNIT, "both", "loop", told)]
     except NoPeerError as reason:
         taken = in_turns(turns, **timed_works)

@@ -9,13 +9,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import polars as pl
 
-from pipeline.adapters.table import Log, Table
-from pipeline.stages.ingest import Ingest
-from reveal_core.interactions import Cleaning
-from reveal_core.schema import ITEM_INDEX, POSITION, TIMESTAMP, USER_INDEX
+from reveal_core.schema import ITEM_INDEX, POSITION, USER_INDEX
+from tests.benchmarks.logs import make_log, with_texts
 from tests.benchmarks.measure import Row, in_turns, timed
 from tests.benchmarks.peer import NoPeerError, Peer, left_out
-from tests.benchmarks.stages import workspace
+from tests.benchmarks.stages import ingest_of, workspace
 
 SCALES = {
     "tiny": {"users": 50, "items": 30, "rows": 2000, "turns": 1},
@@ -29,8 +27,8 @@ K_CORE = 5
 def run(users: int, items: int, rows: int, turns: int) -> list[Row]:
     found = []
     with TemporaryDirectory() as folder:
-        for kind, user, item in (("numbers", "{}", "{}"), ("texts", "user-{}", "item-{}")):
-            log = make_log(users, items, rows, user, item)
+        numbers = make_log(users, items, rows)
+        for kind, log in {"numbers": numbers, "texts": with_texts(numbers)}.items():
             for path in (Path(folder) / f"{kind}.csv", Path(folder) / f"{kind}.parquet"):
                 log.write_csv(path) if path.suffix == ".csv" else log.write_parquet(path)
                 found += ingested(path, rows, turns)
@@ -38,29 +36,10 @@ def run(users: int, items: int, rows: int, turns: int) -> list[Row]:
     return found
 
 
-def make_log(users: int, items: int, rows: int, user: str, item: str) -> pl.DataFrame:
-    """Ids of one length each, so that the order of texts is that of numbers."""
-    rng = np.random.default_rng(0)
-    numbers = pl.DataFrame(
-        {
-            "user_id": 10_000_000 + rng.integers(0, users, rows),
-            "item_id": 10_000_000 + (items * rng.random(rows) ** 2).astype(np.int64),
-            "timestamp": rng.integers(1_500_000_000, 1_600_000_000, rows),
-        }
-    )
-    if user == item:
-        return numbers
-    return numbers.with_columns(user_id=pl.format(user, "user_id"), item_id=pl.format(item, "item_id"))
-
-
 def ingested(path: Path, rows: int, turns: int) -> list[Row]:
     """One file: the stage, which also writes its tables, beside a bare reading of the file, and beside pandas."""
     name = f"ingest: {path.suffix[1:]}, ids as {path.stem}"
-    stage = Ingest(
-        adapter=Table(interactions=Log(file=path.name, timestamp=TIMESTAMP)),
-        cleaning=Cleaning(k_core=K_CORE),
-        root=str(path.parent),
-    )
+    stage = ingest_of(path, K_CORE)
     work = workspace(path.parent / "work", path.name)
     read = {".csv": pl.read_csv, ".parquet": pl.read_parquet}[path.suffix]
     works = {

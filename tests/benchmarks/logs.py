@@ -1,8 +1,9 @@
-"""Generated logs: walks over items, each of which is followed by a few others more often than chance."""
+"""Generated logs: walks over items, which have something to learn, and tables of clicks, to be read."""
 
 from __future__ import annotations
 
 import numpy as np
+import polars as pl
 
 from reveal_core.evaluation import Cases
 from reveal_core.sequences import Sequences
@@ -44,3 +45,20 @@ def cases_of(log: Sequences, last: int) -> Cases:
     """Every user is asked for the item ``last`` places from the end: 1 = the test, 2 = validation."""
     targets = log.items[log.offsets[1:] - last].astype(np.int64)
     return Cases(np.arange(len(log)), before_last(log, last), targets)
+
+
+def make_log(users: int, items: int, rows: int, seed: int = 0) -> pl.DataFrame:
+    """Random clicks. Ids are numbers of eight digits, so that the order of their texts is that of the numbers."""
+    rng = np.random.default_rng(seed)
+    return pl.DataFrame(
+        {
+            "user_id": 10_000_000 + rng.integers(0, users, rows),
+            "item_id": 10_000_000 + (items * rng.random(rows) ** 2).astype(np.int64),
+            "timestamp": rng.integers(1_500_000_000, 1_600_000_000, rows),
+        }
+    )
+
+
+def with_texts(log: pl.DataFrame) -> pl.DataFrame:
+    """The same with ids that are no numbers, in the same order."""
+    return log.with_columns(user_id=pl.format("user-{}", "user_id"), item_id=pl.format("item-{}", "item_id"))

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import importlib
-import os
 import resource
 import statistics
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-#: What seconds are counted by, here and in the peers: ``--clock`` says which.
-CLOCK_SETTING = "BENCH_CLOCK"
-clock = time.process_time if os.environ.get(CLOCK_SETTING) == "processor" else time.perf_counter
+from tests.benchmarks.peers.serving import seconds_of
 
 #: Of ``ru_maxrss``: kilobytes on Linux, bytes on macOS.
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -26,6 +23,7 @@ SIZES = {
     "history": "interactions of a user",
     "rows": "interactions of a log that is read",
     "images": "image files",
+    "patches": "MiB of patches in a cache",
     "epochs": "passes of a peer over its training data",
     "turns": "how often each work is timed",
 }
@@ -83,17 +81,19 @@ def in_turns(turns: int, **works: Callable[[], float]) -> Turns:
 
 def timed(work: Callable[[], object], amount: float = 1) -> Callable[[], float]:
     """The same work, telling its seconds for each of the ``amount`` of things that it does."""
+    return lambda: seconds_of(work) / amount
 
-    def seconds() -> float:
-        started = clock()
-        work()
-        return (clock() - started) / amount
 
-    return seconds
+def memory_now(what: str) -> int:
+    """Bytes, as Linux tells them of this process: VmRSS, VmHWM (the most so far), VmData."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return int(lines[what].split()[0]) * 1024
 
 
 def peak_memory() -> int:
     """Bytes that this process had in memory at most."""
+    if sys.platform == "linux":  # whose ru_maxrss begins with that of the process that started this one
+        return memory_now("VmHWM")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * RSS_UNIT
 
 
