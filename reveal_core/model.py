@@ -193,10 +193,7 @@ class SequenceRecommender(nn.Module):
         # The tower runs once for each distinct item: never for more than the catalogue.
         items_K, place_BL = torch.unique(asked.item_seq, return_inverse=True)
         rows = self.backbone.items(zeroed(self.tower(items_K), *without))
-        h_BLC = self.backbone(functional.embedding(place_BL, rows.inputs), asked)
-        last_B = (asked.seq_len - 1).clamp(min=0)
-        queries_BC: Tensor = h_BLC[torch.arange(len(last_B), device=last_B.device), last_B]
-        return queries_BC
+        return self.backbone.last(functional.embedding(place_BL, rows.inputs), asked)
 
     def scoring(self, batch: Batch, generator: torch.Generator, among: Tensor | None = None) -> Scoring:
         """What the batch asks, with whatever ``generator`` hides or draws for it.

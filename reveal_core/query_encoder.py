@@ -46,10 +46,7 @@ class QueryEncoder(nn.Module):
             times: (B, L) int64, ms since 1970 UTC; for a backbone that reads them.
         """
         asked = self.backbone.to_ask(Padded(item_seq=item_seq, seq_len=seq_len, times=times))
-        h_BLC = self.backbone(functional.embedding(asked.item_seq, self.table_NI), asked)
-        last_B = (asked.seq_len - 1).clamp(min=0)
-        queries_BC: Tensor = h_BLC[torch.arange(last_B.shape[0], device=last_B.device), last_B]
-        return queries_BC
+        return self.backbone.last(functional.embedding(asked.item_seq, self.table_NI), asked)
 
     def query_vectors(self, histories: Padded) -> Tensor:
         """(B, C)"""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -61,10 +62,26 @@ class Transformer(nn.Module):
             read_BL: the places that every place sees; ``None`` = each sees itself and those before it.
         """
         mask_B11L = None if read_BL is None else read_BL[:, None, None, :]
-        placed_BLD = x_BLD if self.position is None else x_BLD + self.position.weight[: x_BLD.shape[1]]
-        h_BLD: Tensor = self.dropout(self.norm(placed_BLD))
+        h_BLD = self._placed(x_BLD)
         for block in self.blocks:
             h_BLD = block(h_BLD, mask_B11L)
+        return h_BLD
+
+    def at(self, x_BLD: Tensor, places_B: Tensor) -> Tensor:
+        """(B, D): what :meth:`forward` gives at one place of each history, which sees itself and those before it.
+
+        Nobody reads the last block elsewhere, so it is computed at that place alone.
+        """
+        h_BLD = self._placed(x_BLD)
+        *blocks, last = self.blocks
+        for block in blocks:
+            h_BLD = block(h_BLD, None)
+        h_BD: Tensor = last.at(h_BLD, places_B)  # type: ignore[operator]
+        return h_BD
+
+    def _placed(self, x_BLD: Tensor) -> Tensor:
+        placed_BLD = x_BLD if self.position is None else x_BLD + self.position.weight[: x_BLD.shape[1]]
+        h_BLD: Tensor = self.dropout(self.norm(placed_BLD))
         return h_BLD
 
 
@@ -82,12 +99,21 @@ class _Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x_BLD: Tensor, mask_B11L: Tensor | None) -> Tensor:
-        x_BLD = self.attention_norm(x_BLD + self.dropout(self._attend(x_BLD, mask_B11L)))
-        out_BLD: Tensor = self.feed_forward_norm(x_BLD + self.dropout(self.feed_forward(x_BLD)))
-        return out_BLD
+        q_BLD, k_BLD, v_BLD = self.qkv(x_BLD).chunk(3, -1)
+        return self._add(x_BLD, self._mix(q_BLD, k_BLD, v_BLD, mask_B11L))
 
-    def _attend(self, x_BLD: Tensor, mask_B11L: Tensor | None) -> Tensor:
-        q, k, v = (part.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for part in self.qkv(x_BLD).chunk(3, -1))
+    def at(self, x_BLD: Tensor, places_B: Tensor) -> Tensor:
+        """(B, D): one place of each row, which sees itself and those before it."""
+        batch, length, dim = x_BLD.shape
+        x_B1D = x_BLD[torch.arange(batch, device=x_BLD.device), places_B, None]
+        weight, bias = self.qkv.weight, self.qkv.bias
+        q_B1D = functional.linear(x_B1D, weight[:dim], bias[:dim])
+        k_BLD, v_BLD = functional.linear(x_BLD, weight[dim:], bias[dim:]).chunk(2, -1)
+        seen_BL = torch.arange(length, device=x_BLD.device) <= places_B[:, None]
+        return self._add(x_B1D, self._mix(q_B1D, k_BLD, v_BLD, seen_BL[:, None, None, :]))[:, 0]
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, mask_B11L: Tensor | None) -> Tensor:
+        q, k, v = (part.view(*part.shape[:-1], self.num_heads, -1).transpose(1, 2) for part in (q, k, v))
         mixed = functional.scaled_dot_product_attention(
             q,
             k,
@@ -96,5 +122,9 @@ class _Block(nn.Module):
             dropout_p=self.attention_dropout if self.training else 0.0,
             is_causal=mask_B11L is None,
         )
-        out_BLD: Tensor = self.out(mixed.transpose(1, 2).flatten(-2))
+        return mixed.transpose(1, 2).flatten(-2)
+
+    def _add(self, x_BLD: Tensor, mixed_BLD: Tensor) -> Tensor:
+        x_BLD = self.attention_norm(x_BLD + self.dropout(self.out(mixed_BLD)))
+        out_BLD: Tensor = self.feed_forward_norm(x_BLD + self.dropout(self.feed_forward(x_BLD)))
         return out_BLD

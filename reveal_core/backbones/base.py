@@ -78,6 +78,15 @@ class Backbone(nn.Module):
         """
         raise NotImplementedError
 
+    def last(self, x_BLI: Tensor, histories: Padded) -> Tensor:
+        """(B, C): :meth:`forward` at the last place of each history, which is the query.
+
+        A backbone that need not compute the other places for it does not.
+        """
+        h_BLC = self(x_BLI, histories)
+        queries_BC: Tensor = h_BLC[torch.arange(h_BLC.shape[0], device=h_BLC.device), last_places(histories)]
+        return queries_BC
+
     def learn(self, x_BLI: Tensor, batch: Batch) -> Encoded:
         """:meth:`forward` and, where the method has one, a loss of its own."""
         return Encoded(self(x_BLI, batch))
@@ -93,6 +102,11 @@ class Backbone(nn.Module):
     def parameters_by_modality(self) -> dict[Owner, list[nn.Parameter]]:
         """Every parameter exactly once, under the modality that it serves."""
         return {"shared": list(self.parameters())}
+
+
+def last_places(histories: Padded) -> Tensor:
+    """(B,); an empty history is asked at its padding."""
+    return (histories.seq_len - 1).clamp(min=0)
 
 
 def sum_of(parts: Parts) -> Tensor:

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from reveal_core.backbones.base import Backbone, BackboneSettings, Modality, initialise
+from reveal_core.backbones.base import Backbone, BackboneSettings, Modality, initialise, last_places
 from reveal_core.batches import Padded
 from reveal_core.transformer import Transformer, TransformerConfig
 
@@ -32,3 +32,6 @@ class SasRecBackbone(Backbone):
         # With padding on the right, the causal mask alone keeps it out of every place that counts.
         h_BLD: Tensor = self.transformer(x_BLD)
         return h_BLD
+
+    def last(self, x_BLD: Tensor, histories: Padded) -> Tensor:
+        return self.transformer.at(x_BLD, last_places(histories))

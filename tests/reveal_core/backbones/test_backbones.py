@@ -78,8 +78,7 @@ def rows_of(given: Padded, row: int) -> Padded:
 
 def queries(backbone: Backbone, known: dict[str, Tensor], asked: Padded) -> Tensor:
     asked = backbone.to_ask(asked)
-    h_BLC = backbone(backbone.items(known).inputs[asked.item_seq], asked)
-    return h_BLC[torch.arange(len(h_BLC)), asked.seq_len - 1]
+    return backbone.last(backbone.items(known).inputs[asked.item_seq], asked)
 
 
 def scores(backbone: Backbone, queries: Tensor, candidates: Tensor) -> Tensor:
@@ -146,6 +145,14 @@ def test_training_outputs_do_not_see_what_they_are_to_find(backbone: Backbone) -
         else:
             assert given.hidden[row, place]
             assert not reached[given.hidden].any()
+
+
+@torch.no_grad()
+def test_the_query_is_the_output_at_the_last_place(backbone: Backbone) -> None:
+    asked = backbone.to_ask(histories())
+    x = backbone.items(parts()).inputs[asked.item_seq]
+    expected = backbone(x, asked)[torch.arange(len(x)), asked.seq_len - 1]
+    assert torch.allclose(backbone.last(x, asked), expected, atol=1e-5)
 
 
 @torch.no_grad()
