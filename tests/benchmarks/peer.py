@@ -6,6 +6,7 @@ then works in turns with ours.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -73,7 +74,8 @@ class Peer:
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout):
             assert stream is not None
-            stream.close()
+            with contextlib.suppress(BrokenPipeError):  # of a line that it did not read
+                stream.close()
 
 
 def left_out(name: str, reason: NoPeerError) -> Row:

@@ -34,9 +34,12 @@ def processor() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
+def clock() -> float:
+    """Seconds, by what the setting names."""
+    return processor() if os.environ.get(CLOCK_SETTING) == "processor" else time.perf_counter()
+
+
 def seconds_of(work: Callable[[], object]) -> float:
-    """By the clock that the setting names."""
-    clock = processor if os.environ.get(CLOCK_SETTING) == "processor" else time.perf_counter
     started = clock()
     work()
     return clock() - started
