@@ -56,7 +56,7 @@ def run(users: int, items: int, rows: int, images: int, patches: int) -> list[Ro
     return [
         *training(items),
         *evaluation(users, items),
-        *ingest(rows),
+        *(ingest(rows, suffix) for suffix in (".parquet", ".csv")),
         *extraction(images),
         *larger_than_memory(patches),
     ]
@@ -125,27 +125,22 @@ def ranked(users: int, items: int) -> float:
     return seconds_of(lambda: rank_cases(model, cases, max_seq_len=MODEL.max_seq_len))
 
 
-def ingest(rows: int) -> list[Row]:
-    found = []
-    for suffix in (".parquet", ".csv"):
-        with TemporaryDirectory() as folder:
-            path = Path(folder) / f"log{suffix}"
-            write_log(path, rows)
-            size = path.stat().st_size / MIB
-            seconds, peak = alone(ingested, path)
-        found.append(
-            Row(
-                name=f"memory: {rows:,} interactions from {suffix[1:]}, 5-core included",
-                value=peak,
-                unit="MiB",
-                beside="8 GB",
-                limit=8e9 / MIB,
-                ratio=8e9 / MIB / peak,
-                aim=1.0,
-                note=f"a file of {size:,.0f} MiB; {rows / seconds:,.0f} rows/s",
-            )
-        )
-    return found
+def ingest(rows: int, suffix: str) -> Row:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / f"log{suffix}"
+        write_log(path, rows)
+        size = path.stat().st_size / MIB
+        seconds, peak = alone(ingested, path)
+    return Row(
+        name=f"memory: {rows:,} interactions from {suffix[1:]}, 5-core included",
+        value=peak,
+        unit="MiB",
+        beside="8 GB",
+        limit=8e9 / MIB,
+        ratio=8e9 / MIB / peak,
+        aim=1.0,
+        note=f"a file of {size:,.0f} MiB; {rows / seconds:,.0f} rows/s",
+    )
 
 
 def write_log(path: Path, rows: int) -> None:
