@@ -66,7 +66,10 @@ def write_blocks(path: Path, blocks: Iterable[pl.DataFrame], schema: Mapping[str
     import pyarrow.parquet as pq
 
     arrow = pl.DataFrame(schema=dict(schema)).to_arrow(compat_level=pl.CompatLevel.oldest()).schema
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, arrow, compression="zstd") as writer:
+    # Numbers repeat too seldom for a dictionary to be worth its making.
+    texts = [name for name, dtype in schema.items() if dtype == pl.String]
+    options = {"compression": "zstd", "use_dictionary": texts}
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, arrow, **options) as writer:
         for block in blocks:
             writer.write_table(block.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(arrow))
 
