@@ -57,13 +57,13 @@ def main() -> None:
     os.environ.update(dict.fromkeys(THREAD_SETTINGS, str(options.threads)))
     os.environ[CLOCK_SETTING] = options.clock
     given = {size: getattr(options, size) for size in SIZES if getattr(options, size) is not None}
+    told = {"scale": options.scale, "threads": options.threads, "clock": options.clock, "cores": os.cpu_count()}
     results: dict[str, Any] = {}
     for name in options.names:
         with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
             results[name] = pool.submit(measure, name, options.scale, given).result()
+        options.json.write_text(json.dumps({**told, "results": results}, indent=2) + "\n")  # what there is so far
     show(results)
-    told = {"scale": options.scale, "threads": options.threads, "clock": options.clock, "cores": os.cpu_count()}
-    options.json.write_text(json.dumps({**told, "results": results}, indent=2) + "\n")
 
 
 def show(results: dict[str, Any]) -> None:
