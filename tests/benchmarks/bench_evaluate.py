@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from reveal_core.batches import Padded, latest
-from reveal_core.evaluation import Cases, rank_cases
+from reveal_core.evaluation import Cases, query_batches, rank_cases
 from reveal_core.features import ItemFeatures
 from reveal_core.fusion import PLAIN, Fusion
 from reveal_core.metrics import mean_metrics
@@ -91,8 +91,8 @@ def beside_recbole(log: Sequences, cases: Cases, items: int, turns: int) -> list
 
     def read() -> None:
         with torch.inference_mode():
-            for rows in np.split(np.arange(len(cases)), range(BATCH, len(cases), BATCH)):
-                model.query_vectors(latest(cases.histories, rows, MODEL.max_seq_len))
+            for _ in query_batches(model.query_vectors, cases.histories, MODEL.max_seq_len, BATCH, model.device):
+                pass
 
     with sasrec(log, MODEL, TrainConfig(), BATCH) as peer:
         works = {"ours": lambda: evaluate(model, cases), "read": read}

@@ -17,8 +17,8 @@ from tests.benchmarks.stages import ingest_of, workspace
 
 SCALES = {
     "tiny": {"users": 50, "items": 30, "rows": 2000, "turns": 1},
-    "small": {"users": 50_000, "items": 20_000, "rows": 1_000_000, "turns": 5},
-    "full": {"users": 500_000, "items": 100_000, "rows": 10_000_000, "turns": 3},
+    "small": {"users": 150_000, "items": 50_000, "rows": 1_000_000, "turns": 5},
+    "full": {"users": 1_500_000, "items": 500_000, "rows": 10_000_000, "turns": 3},
 }
 UNIT = "rows/s"
 K_CORE = 5

@@ -48,11 +48,14 @@ def cases_of(log: Sequences, last: int) -> Cases:
 
 
 def make_log(users: int, items: int, rows: int, seed: int = 0) -> pl.DataFrame:
-    """Random clicks. Ids are numbers of eight digits, so that the order of their texts is that of the numbers."""
+    """Random clicks, some users' and some items' more often than others'.
+
+    Ids are numbers of eight digits, so that the order of their texts is that of the numbers.
+    """
     rng = np.random.default_rng(seed)
     return pl.DataFrame(
         {
-            "user_id": 10_000_000 + rng.integers(0, users, rows),
+            "user_id": 10_000_000 + (users * rng.random(rows) ** 2).astype(np.int64),
             "item_id": 10_000_000 + (items * rng.random(rows) ** 2).astype(np.int64),
             "timestamp": rng.integers(1_500_000_000, 1_600_000_000, rows),
         }

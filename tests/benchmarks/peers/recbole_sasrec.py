@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import types
 from typing import Any
@@ -57,6 +58,7 @@ def prepare(folder: str, dataset: str, settings: dict[str, Any]) -> dict[str, An
         "valid_metric": "NDCG@10",
     }
     sys.argv = sys.argv[:1]  # which it would read as settings
+    os.chdir(folder)  # where it keeps its logs
     config = Config(model="SASRec", dataset=dataset, config_dict={**usual, **settings})
     logging.disable(logging.INFO)
     init_seed(config["seed"], True)
