@@ -81,7 +81,6 @@ def training(items: int) -> list[Row]:
     vectors = 4 * items * MODEL.hidden_dim / MIB
     scores = 4 * items * many[0] / MIB
     note = f"{vectors:,.0f} MiB of item vectors, which a step has at least four times: with gradient and Adam's state"
-    grown = f"{many[0]:,} targets instead of {few[0]:,} cost {many[2] - few[2]:,.0f} MiB more"
     return [
         Row(
             name=f"memory: a step over {items:,} items, {many[0]:,} targets, full softmax",
@@ -90,7 +89,7 @@ def training(items: int) -> list[Row]:
             beside="the scores alone, if they were kept",
             limit=scores,
             ratio=scores / many[2],
-            note=f"{note}; {grown}; {many[1]:.1f} s",
+            note=f"{note}; {few[2]:,.0f} MiB with {few[0]:,} targets; {many[1]:.1f} s",
         )
     ]
 

@@ -25,14 +25,15 @@ class Operand:
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+    device: torch.device
 
     @classmethod
     def of(cls, tensor: Tensor) -> Operand:
-        return cls(tuple(tensor.shape), tensor.stride())
+        return cls(tuple(tensor.shape), tensor.stride(), tensor.device)
 
     def numbers(self) -> Tensor:
         room = 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
-        return torch.randn(room).as_strided(self.shape, self.stride)
+        return torch.randn(room, device=self.device).as_strided(self.shape, self.stride)
 
 
 Product = tuple[Operand, Operand]
@@ -70,14 +71,14 @@ def _added(to: Tensor, a: Tensor, b: Tensor, *rest: Any) -> list[tuple[Tensor, T
 def _attention(*qkv: Any) -> list[tuple[Tensor, Tensor]]:
     """The weights, and what they mix."""
     q, k, v = map(_flat, qkv[:3])
-    weights = torch.empty(*q.shape[:-1], k.shape[-2])
+    weights = q.new_empty(*q.shape[:-1], k.shape[-2])
     return [(q, k.mT), (weights, v)]
 
 
 def _attention_backward(*slope_and_qkv: Any) -> list[tuple[Tensor, Tensor]]:
     """The slopes of v, of the weights, of q and of k."""
     slope, q, k, v = map(_flat, slope_and_qkv[:4])
-    weights = torch.empty(*q.shape[:-1], k.shape[-2])
+    weights = q.new_empty(*q.shape[:-1], k.shape[-2])
     return [(weights.mT, slope), (slope, v.mT), (weights, k), (weights.mT, q)]
 
 
@@ -94,19 +95,24 @@ _PRODUCTS: dict[Any, Callable[..., list[tuple[Tensor, Tensor]]]] = {
     aten.baddbmm: _added,
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    aten._scaled_dot_product_flash_attention: _attention,
+    aten._scaled_dot_product_flash_attention_backward: _attention_backward,
+    aten._scaled_dot_product_efficient_attention: _attention,
+    aten._scaled_dot_product_efficient_attention_backward: _attention_backward,
 }
 
 
 def alone(products: Counter[Product], times: int) -> Callable[[], None]:
     """A work that computes these products so many times, and nothing else."""
-    ready = [
-        (a.numbers(), b.numbers(), torch.empty(*a.shape[:-1], b.shape[-1]), count * times)
-        for (a, b), count in products.items()
-    ]
+    ready = []
+    for (a, b), count in products.items():
+        left, right = a.numbers(), b.numbers()
+        ready.append((left, right, left.new_empty(*a.shape[:-1], b.shape[-1]), count * times))
 
     def compute() -> None:
         for a, b, out, count in ready:
             for _ in range(count):
                 torch.matmul(a, b, out=out)
+        out.flatten()[0].item()  # waits for a GPU
 
     return compute
