@@ -1,0 +1,78 @@
+"""Which shops are measured, and what on each of them."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.benchmarks.growth.measures import MEASURES
+from tests.benchmarks.growth.meter import Cost, metered
+from tests.benchmarks.growth.shops import Shape, write_shop
+
+_EMBEDDED = "embedded tower"
+_ON_SHOPS = tuple(name for name in MEASURES if name != _EMBEDDED)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Shops that differ in one size alone."""
+
+    axis: str
+    sizes: tuple[int, ...]
+    shape: Callable[[int], Shape]
+    measures: tuple[str, ...] = _ON_SHOPS
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measurement."""
+
+    measure: str
+    axis: str
+    size: int
+    shape: Shape
+    cost: Cost
+
+
+def sweeps(
+    *,
+    items: Sequence[int] = (1000, 3000, 10_000, 30_000, 100_000),
+    users: Sequence[int] = (1000, 3000, 10_000, 30_000, 60_000),
+    lengths: Sequence[int] = (10, 20, 50, 100, 200),
+    images: Sequence[int] = (250, 1000, 3000, 8000, 20_000),
+    photos: Sequence[int] = (32, 64, 128, 256),
+) -> list[Sweep]:
+    """Everything that is measured by default takes about ten minutes on two cores.
+
+    Args:
+        items: of the catalogue; 250 of them have an image.
+        users: each with 20 interactions.
+        lengths: of the users' histories, and of the longest one that the model reads.
+        images: so many items, each with an image.
+        photos: likewise, for the embedded tower alone.
+    """
+    pictured = lambda size: Shape(items=size, images=size)  # noqa: E731 - two sweeps share it
+    return [
+        Sweep("items", tuple(items), lambda size: Shape(items=size)),
+        Sweep("users", tuple(users), lambda size: Shape(users=size)),
+        Sweep("sequence length", tuple(lengths), lambda size: Shape(length=size)),
+        Sweep("images", tuple(images), pictured),
+        Sweep("images", tuple(photos), pictured, (_EMBEDDED,)),
+    ]
+
+
+def measure_shop(sweep: Sweep, size: int, tell: Callable[[str], None]) -> list[Point]:
+    """Write a shop, measure everything on it, remove it."""
+    shape, folder = sweep.shape(size), Path(tempfile.mkdtemp(prefix="reveal-growth-"))
+    try:
+        write_shop(folder, shape)
+        points = []
+        for name in sweep.measures:
+            points.append(Point(name, sweep.axis, size, shape, metered(MEASURES[name], folder)))
+            tell(f"{sweep.axis} {size:,}: {name} {points[-1].cost.seconds:.2f} s")
+        return points
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
