@@ -9,12 +9,14 @@ import json
 import os
 import platform
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
+
+from reveal_core.disk import atomic_path
 
 # Before anything is imported: on one thread processor seconds are those of the work.
 for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
@@ -43,25 +45,35 @@ class _Sizes(click.ParamType):
 @click.option("--out", type=click.Path(path_type=Path), default=Path("growth.json"), show_default=True)
 @click.option("--picture", type=click.Path(path_type=Path), default=Path("growth.png"), show_default=True)
 def main(jobs: int, out: Path, picture: Path, **sizes: tuple[int, ...] | None) -> None:
-    """Measure, fit, write OUT and draw PICTURE. An empty list of sizes leaves a sweep out."""
+    """Measure, fit, write OUT and draw PICTURE. An empty list of sizes leaves a sweep out.
+
+    Shops that are in OUT already are not measured again: a run that was killed goes on.
+    """
     from tests.benchmarks.growth.picture import draw
-    from tests.benchmarks.growth.sweeps import measure_shop, sweeps
+    from tests.benchmarks.growth.sweeps import Point, measure_shop, sweeps
 
     chosen = sweeps(**{name: some for name, some in sizes.items() if some is not None})
-    work = [(sweep, size) for sweep in chosen for size in reversed(sweep.sizes)]
+    points = [Point.read(one) for one in json.loads(out.read_text())["points"]] if out.exists() else []
+    work = [(sweep, size) for sweep in chosen for size in reversed(sweep.sizes) if not sweep.is_among(points, size)]
     tell = lambda line: click.echo(line, err=True)  # noqa: E731
     with ThreadPoolExecutor(jobs) as pool:
-        shops = pool.map(lambda one: measure_shop(*one, tell), work)
-        points = sorted((point for shop in shops for point in shop), key=_place)
+        for shop in as_completed([pool.submit(measure_shop, *one, tell) for one in work]):
+            points = sorted([*points, *shop.result()], key=_place)
+            _write(out, points)
+    fits = _fits(points)
+    draw(picture, points, lambda *of: fits.get(of))
+    _print(points, fits)
+
+
+def _write(out: Path, points: Sequence[Any]) -> None:
     fits = _fits(points)
     told = {
         "machine": {"processor": platform.machine(), "python": platform.python_version()},
         "points": [asdict(point) for point in points],
         "fits": [{"measure": m, "axis": a, "quantity": q, **asdict(fits[m, a, q])} for m, a, q in fits],
     }
-    out.write_text(json.dumps(told, indent=1) + "\n")
-    draw(picture, points, lambda *of: fits.get(of))
-    _print(points, fits)
+    with atomic_path(out) as temporary:
+        temporary.write_text(json.dumps(told, indent=1) + "\n")
 
 
 def _place(point: Any) -> tuple[int, str, int]:

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.benchmarks.growth.measures import MEASURES
 from tests.benchmarks.growth.meter import Cost, metered
@@ -25,6 +26,12 @@ class Sweep:
     shape: Callable[[int], Shape]
     measures: tuple[str, ...] = _ON_SHOPS
 
+    def is_among(self, points: Sequence[Point], size: int) -> bool:
+        """Whether all of its measurements of a size are."""
+        return set(self.measures) <= {
+            point.measure for point in points if (point.axis, point.size) == (self.axis, size)
+        }
+
 
 @dataclass(frozen=True)
 class Point:
@@ -35,6 +42,11 @@ class Point:
     size: int
     shape: Shape
     cost: Cost
+
+    @classmethod
+    def read(cls, told: dict[str, Any]) -> Point:
+        """From its JSON."""
+        return cls(**{**told, "shape": Shape(**told["shape"]), "cost": Cost(**told["cost"])})
 
 
 def sweeps(

@@ -1,0 +1,83 @@
+"""Items read from the patch cache per second, in the order of writing and in random order, in every form of a patch;
+beside a plain copy of the same bytes out of the page cache."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.forms import Basis, Form, Halves, Plain, Projected, Quantized
+from pipeline.shards import ArrayStore
+from reveal_core.pca import principal_components
+from reveal_core.pooled import shares
+from tests.benchmarks.measure import fastest
+
+#: As the embedded encoder's.
+SIDE, WIDTH = 7, 1280
+COMPONENTS, COUNT, SHARD, BLOCK = 256, 1024, 256, 256
+
+
+def run() -> list[dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    whole = rng.standard_normal((COUNT, SIDE * SIDE, WIDTH), dtype=np.float32).astype(np.float16)
+    half = torch.kron(shares(SIDE), shares(SIDE))
+    pooled = np.concatenate([(half @ torch.from_numpy(some).float()).half().numpy() for some in np.split(whole, 8)])
+    with TemporaryDirectory() as folder:
+        basis = Basis.keep(principal_components([torch.from_numpy(whole[:8]).flatten(0, 1)], COMPONENTS), Path(folder))
+        rows = []
+        for name, array, components, quantized in (
+            ("float16", whole, None, False),
+            ("int8", whole, None, True),
+            ("pooled", pooled, None, False),
+            (f"{COMPONENTS} components", whole, COMPONENTS, False),
+            (f"{COMPONENTS} components, int8", whole, COMPONENTS, True),
+            (f"pooled, {COMPONENTS} components, int8", pooled, COMPONENTS, True),
+        ):
+            kept_shape = array.shape[1:] if components is None else (array.shape[1], components)
+            form: Form = Quantized(kept_shape) if quantized else Plain(kept_shape)
+            if components is not None:
+                form = Projected(array.shape[1:], form, basis)
+            rows += _measured(name, array, form, Path(folder))
+    return rows
+
+
+def _measured(name: str, array: Halves, form: Form, root: Path) -> list[dict[str, Any]]:
+    keys = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(COUNT)]
+    store = ArrayStore(root, {"form": name}, {"patches": form})
+    for start in range(0, COUNT, SHARD):
+        store.write(keys[start : start + SHARD], {"patches": array[start : start + SHARD]})
+    shuffled = [keys[number] for number in np.random.default_rng(0).permutation(COUNT)]
+    files = sorted(store.folder.glob("*.arrow"))
+    mapped = [np.memmap(path, dtype=np.uint8, mode="r") for path in files]
+    copied = [np.empty_like(file) for file in mapped]
+
+    def copy() -> None:
+        for file, out in zip(mapped, copied, strict=True):
+            np.copyto(out, file)
+
+    def read(order: list[str]) -> Callable[[], None]:
+        def work() -> None:
+            for start in range(0, COUNT, BLOCK):
+                store.read(order[start : start + BLOCK], "patches")
+
+        return work
+
+    limit, *rates = (COUNT / seconds for seconds in fastest([copy, read(keys), read(shuffled)], repeats=5))
+    note = f"{sum(map(len, mapped)) / COUNT:,.0f} bytes an item; limit: those bytes copied, to be read by nobody"
+    return [
+        {
+            "name": f"patches, {name}: {order}",
+            "value": rate,
+            "unit": "items/s",
+            "limit": limit,
+            "ratio": rate / limit,
+            "note": note,
+        }
+        for order, rate in zip(("in order", "at random"), rates, strict=True)
+    ]
