@@ -1,5 +1,8 @@
-"""Items read from the patch cache per second, in the order of writing and in random order, in every form of a patch;
-beside a plain copy of the same bytes out of the page cache."""
+"""Items read from the patch cache per second, in the order of writing and in random order, in every form of a patch.
+
+The limit is a plain copy of the same bytes out of the page cache; for components, that and the bare matrix product
+that restores them, one after the other.
+"""
 
 from __future__ import annotations
 
@@ -56,10 +59,15 @@ def _measured(name: str, array: Halves, form: Form, root: Path) -> list[dict[str
     files = sorted(store.folder.glob("*.arrow"))
     mapped = [np.memmap(path, dtype=np.uint8, mode="r") for path in files]
     copied = [np.empty_like(file) for file in mapped]
+    places, directions = torch.randn(BLOCK * array.shape[1], COMPONENTS), torch.randn(COMPONENTS, WIDTH)
+    product = torch.empty(len(places), WIDTH)
 
-    def copy() -> None:
+    def least() -> None:
         for file, out in zip(mapped, copied, strict=True):
             np.copyto(out, file)
+        if form.basis is not None:
+            for _ in range(COUNT // BLOCK):
+                torch.matmul(places, directions, out=product)
 
     def read(order: list[str]) -> Callable[[], None]:
         def work() -> None:
@@ -68,8 +76,9 @@ def _measured(name: str, array: Halves, form: Form, root: Path) -> list[dict[str
 
         return work
 
-    limit, *rates = (COUNT / seconds for seconds in fastest([copy, read(keys), read(shuffled)], repeats=5))
-    note = f"{sum(map(len, mapped)) / COUNT:,.0f} bytes an item; limit: those bytes copied, to be read by nobody"
+    limit, *rates = (COUNT / seconds for seconds in fastest([least, read(keys), read(shuffled)]))
+    then = "" if form.basis is None else ", and the bare product with the basis"
+    note = f"{sum(map(len, mapped)) / COUNT:,.0f} bytes an item; limit: those bytes copied{then}"
     return [
         {
             "name": f"patches, {name}: {order}",

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import torch
 
 from pipeline.artifacts import ArtifactStore
@@ -28,20 +29,25 @@ from pipeline.runner import Runner
 from pipeline.stage import Stage, Workspace
 from pipeline.stages import plan
 from pipeline.visuals import Visuals
+from reveal_core.batches import TrainingBatches
 from reveal_core.encoders.embedded import Embedded
 from reveal_core.encoders.fake import Fake
 from reveal_core.extraction.alternation import Alternation
 from reveal_core.extraction.config import ExtractionConfig
 from reveal_core.extraction.visual import VisualPass
+from reveal_core.features import ItemFeatures
 from reveal_core.images import FilePart
-from reveal_core.model import build_model
+from reveal_core.model import ModelConfig, build_model
 from reveal_core.retrieval import load_index, search
-from reveal_core.steps import evaluating
+from reveal_core.sequences import Sequences
+from reveal_core.steps import Learner, evaluating, make_optimizer, train_step
 from tests.benchmarks.bench_encode import Silent
 from tests.benchmarks.growth.meter import Meter, Work
 
-#: Steps of a visual pass that are measured together.
-STEPS = 8
+#: Steps that are measured together, and predictions in a training step, about.
+STEPS, TARGETS = 8, 2048
+#: Whose histories training steps read.
+_USERS, _LENGTH = 200, 21
 _CPU = torch.device("cpu")
 
 
@@ -120,6 +126,20 @@ def visual_steps(meter: Meter, folder: Path) -> None:
             learner.step(model, frozen, pace.draw(step), step, step)
 
 
+def training_steps(meter: Meter, folder: Path) -> None:
+    """Steps of a recommender of ids for which every item is a negative: the softmax over the whole catalogue, and the
+    optimizer over the whole table. (In a run, items that nobody bought are no negatives.)"""
+    num_items = pl.scan_csv(folder / "shop" / "items.csv").select(pl.len()).collect().item()
+    items = np.random.default_rng(0).integers(1, num_items + 1, _USERS * _LENGTH).astype(np.int32)
+    histories = Sequences(items, np.arange(_USERS + 1, dtype=np.int64) * _LENGTH)
+    batch = TrainingBatches(histories, _LENGTH, TARGETS, 0).epoch(0)[0]
+    with meter:
+        model = build_model(ModelConfig(modalities=("id",)), ItemFeatures.from_frame(None, num_items), seed=0).train()
+        learner = Learner(make_optimizer(model, 1e-3, 1.0, 0.0), None)
+        for step in range(STEPS):
+            train_step(model, learner, batch, step, step)
+
+
 def embedded(meter: Meter, folder: Path) -> None:
     """The embedded image tower: from files to shards, the loading of its weights not counted."""
     config = Embedded(device="cpu")
@@ -132,6 +152,8 @@ def embedded(meter: Meter, folder: Path) -> None:
         fill_cache(encoder, store, files, batch_size=config.batch_size, workers=0, progress=Silent())
 
 
+#: Measures that need a shop alone.
+TRAINING, EMBEDDED = f"{STEPS} training steps", "embedded tower"
 STAGES = ("ingest", "images", "encode", "split", "train", "evaluate", "report")
 #: By the name that people read, in the order in which they can be measured.
 MEASURES: dict[str, Work] = {
@@ -142,7 +164,8 @@ MEASURES: dict[str, Work] = {
     "cache keys": cache_keys,
     "visual table": visual_table,
     f"{STEPS} visual steps": visual_steps,
-    "embedded tower": embedded,
+    TRAINING: training_steps,
+    EMBEDDED: embedded,
 }
 
 

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.growth.measures import MEASURES
+from tests.benchmarks.growth.measures import EMBEDDED, MEASURES, TRAINING
 from tests.benchmarks.growth.meter import Cost, metered
 from tests.benchmarks.growth.shops import Shape, write_shop
 
-_EMBEDDED = "embedded tower"
-_ON_SHOPS = tuple(name for name in MEASURES if name != _EMBEDDED)
+_ON_RUNS = tuple(name for name in MEASURES if name not in (TRAINING, EMBEDDED))
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Sweep:
     axis: str
     sizes: tuple[int, ...]
     shape: Callable[[int], Shape]
-    measures: tuple[str, ...] = _ON_SHOPS
+    measures: tuple[str, ...] = _ON_RUNS
 
     def is_among(self, points: Sequence[Point], size: int) -> bool:
         """Whether all of its measurements of a size are."""
@@ -69,10 +68,11 @@ def sweeps(
     pictured = lambda size: Shape(items=size, images=size)  # noqa: E731 - two sweeps share it
     return [
         Sweep("items", tuple(items), lambda size: Shape(items=size)),
+        Sweep("items", tuple(items), lambda size: Shape(items=size, images=0), (TRAINING,)),
         Sweep("users", tuple(users), lambda size: Shape(users=size)),
         Sweep("sequence length", tuple(lengths), lambda size: Shape(length=size)),
         Sweep("images", tuple(images), pictured),
-        Sweep("images", tuple(photos), pictured, (_EMBEDDED,)),
+        Sweep("images", tuple(photos), pictured, (EMBEDDED,)),
     ]
 
 
