@@ -14,7 +14,7 @@ ARGS ?=
 # Where bench looks for real data and weights is up to REVEAL_DATA and REVEAL_WEIGHTS; without them it uses generated data.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train check test test-all bench fuzz docs pin audit clean
+.PHONY: help setup demo extract train check test test-all bench growth fuzz docs pin audit clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-10s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ test-all: $(READY) ## Every test; those that need real data (REVEAL_DATA) or wei
 bench: $(READY) ## How close each part is to its limit, as ratios; also written to bench.json
 	@$(BIN)/python -m tests.benchmarks $(ARGS)
 
+growth: $(READY) ## What every part costs as a shop grows, fitted and drawn: growth.json, growth.png
+	@$(BIN)/python -m tests.benchmarks.growth $(ARGS)
+
 fuzz: $(READY) ## Search for files and manifests that are not refused properly, SECONDS long (300)
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/fuzz.txt
 	@$(BIN)/python -m tests.fuzz -max_total_time=$(SECONDS) $(ARGS)
@@ -82,5 +85,5 @@ audit: $(READY) ## Look the pins up among known vulnerabilities (needs a network
 	  -r requirements/all.txt -r requirements/uv.txt $(ARGS)
 
 clean: ## Remove what the targets made, except your artifacts and demo data
-	rm -rf $(VENV) dist bench.json .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) dist bench.json growth.json growth.png .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

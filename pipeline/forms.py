@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,6 +25,7 @@ Bytes = npt.NDArray[np.int8]
 #: Of one field, by what follows the field's name in the name of the column.
 Columns = Mapping[str, Halves | Bytes]
 
+_BASES = "basis-*.safetensors"
 #: Rows that are restored at once: what is made of them on the way stays in the processor's cache.
 _BLOCK = 8
 
@@ -121,8 +122,10 @@ class Projected(Form):
     def packed(self, array: Halves) -> Columns:
         import torch
 
-        found_R = self._components().project(torch.from_numpy(array).float())
-        return self.kept.packed(found_R.half().numpy())
+        places = self._components().project(torch.from_numpy(array).float()).half()
+        if not places.isfinite().all():
+            raise ValueError("a component does not fit into float16")
+        return self.kept.packed(places.numpy())
 
     def restored(self, columns: Columns) -> Halves:
         import torch
@@ -145,11 +148,11 @@ class Basis:
     @classmethod
     def of(cls, folder: Path) -> Basis | None:
         """The one in a folder, if one has been fitted."""
-        for path in sorted(folder.glob("basis-*.safetensors")):
-            digest = path.stem.removeprefix("basis-")
-            if digest_file(path).startswith(digest):
-                return cls(path, digest)
-        return None
+        return next((basis for basis in _bases(folder.absolute().glob(_BASES)) if basis.is_whole), None)
+
+    @property
+    def is_whole(self) -> bool:
+        return digest_file(self.path).startswith(self.digest)
 
     @classmethod
     def keep(cls, components: Components, folder: Path) -> Basis:
@@ -161,6 +164,16 @@ class Basis:
         with atomic_path(path) as temporary:
             temporary.write_bytes(data)
         return cls(path, digest)
+
+
+def damaged_bases(root: Path) -> list[Path]:
+    """Those below a folder that are not as they were written."""
+    return [basis.path for basis in _bases(root.rglob(_BASES)) if not basis.is_whole]
+
+
+def _bases(paths: Iterable[Path]) -> Iterator[Basis]:
+    """As their names say."""
+    return (Basis(path, path.stem.removeprefix("basis-")) for path in sorted(paths))
 
 
 @functools.lru_cache(maxsize=4)

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.files import digest_json, write_json
-from pipeline.forms import Bytes, Column, Form, Halves, Plain
+from pipeline.forms import Bytes, Column, Form, Halves, Plain, damaged_bases
 from reveal_core.disk import atomic_path
 from reveal_core.errors import UserError
 
@@ -253,8 +253,9 @@ def _keys(batch: pa.RecordBatch) -> list[str]:
 
 
 def damaged_shards(root: Path) -> list[Path]:
-    """Of all stores below a folder, the shards that are not as they were written. Reads all; changes nothing."""
-    return [path for path in sorted(root.rglob(f"*{_SUFFIX}")) if not _is_whole(path)]
+    """Of all stores below a folder, the shards, and what they cannot be read without, that are not as they were
+    written. Reads all; changes nothing."""
+    return [path for path in sorted(root.rglob(f"*{_SUFFIX}")) if not _is_whole(path)] + damaged_bases(root)
 
 
 def _is_whole(path: Path) -> bool:

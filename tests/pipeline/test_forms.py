@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipeline.forms import Basis, Form, Plain, Projected, Quantized
-from pipeline.shards import ArrayStore, write_shard
+from pipeline.shards import ArrayStore, damaged_shards, write_shard
 from reveal_core.pca import Components
 
 WIDTH, COUNT = 12, 5
@@ -80,6 +80,7 @@ def test_shards_of_another_basis_are_set_aside(tmp_path: Path, spoil: str, caplo
         basis.path.unlink()
     if spoil == "another":
         Basis.keep(components(seed=1), tmp_path)
+    assert damaged_shards(tmp_path) == ([basis.path] if spoil == "damaged" else [])
     found = Basis.of(tmp_path)
     assert (found is None) == (spoil != "another")
     assert open_store(tmp_path, found).missing([key(0)]) == [key(0)]
