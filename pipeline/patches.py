@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -44,14 +44,27 @@ KEY, PROMPT = "key", "prompt"
 
 def open_patches(encoder: Encoder, cache_dir: Path) -> ArrayStore:
     """The encoder's part of the cache: ``patches`` (num_prefix + P, E), what enters its tail, and ``pooled``."""
-    num_tokens = encoder.num_prefix + encoder.grid[0] * encoder.grid[1]
-    shape, told = (num_tokens, encoder.patch_dim), encoder.image_fingerprint
+    fields = {"patches": _form(encoder, cache_dir), "pooled": Plain((encoder.image_dim,))}
+    return ArrayStore(cache_dir / "images", encoder.image_fingerprint, fields)
+
+
+def _form(encoder: Encoder, cache_dir: Path) -> Form:
+    """How its tokens are kept."""
+    shape, told = (encoder.num_prefix + encoder.grid[0] * encoder.grid[1], encoder.patch_dim), encoder.image_fingerprint
     components = told.get("components")
-    kept_shape = shape if components is None else (num_tokens, components)
-    patches: Form = Quantized(kept_shape) if told["dtype"] == "int8" else Plain(kept_shape)
-    if components is not None:
-        patches = Projected(shape, patches, Basis.of(store_folder(cache_dir / "images", told)))
-    return ArrayStore(cache_dir / "images", told, {"patches": patches, "pooled": (encoder.image_dim,)})
+    kept_shape = shape if components is None else (shape[0], components)
+    kept = Quantized(kept_shape) if told["dtype"] == "int8" else Plain(kept_shape)
+    if components is None:
+        return kept
+    return Projected(shape, kept, Basis.of(store_folder(cache_dir / "images", told)))
+
+
+def as_kept(encoder: Encoder, cache_dir: Path) -> Callable[[Halves], Halves]:
+    """What becomes of tokens that are kept and read again; nothing where the cache has been emptied of its basis."""
+    form = _form(encoder, cache_dir)
+    if isinstance(form, Projected) and form.basis is None:
+        return lambda tokens_BNE: tokens_BNE
+    return lambda tokens_BNE: form.restored(form.packed(tokens_BNE))
 
 
 def filled_patches(

@@ -18,6 +18,7 @@ from PIL import Image
 from pipeline.files import FileDigests
 from pipeline.forms import Plain
 from pipeline.patches import (
+    as_kept,
     fill_cache,
     filled_patches,
     half,
@@ -220,6 +221,16 @@ def test_colours_need_three_components(photos: pl.DataFrame, dtype: Any, tmp_pat
         errors.append(np.abs(store.read(keys, "patches").astype(np.float32) - exact).max() / np.abs(exact).max())
     assert errors[0] < {"float16": 2e-3, "int8": 2e-2}[dtype] < 5 * errors[1]
     assert errors[1] > 2 * errors[0]
+
+
+def test_tokens_that_no_item_has_become_what_they_would_in_the_cache(photos: pl.DataFrame, tmp_path: Path) -> None:
+    encoder = Fake(dim=8, patches="int8", patch_components=2).build()
+    tokens = half(torch.randn(3, 16, 8, generator=torch.Generator().manual_seed(0)))
+    assert as_kept(encoder, tmp_path / "cache")(tokens) is tokens, "there is no basis yet"
+    store, _ = filled(encoder, photos, tmp_path)
+    keys = [hashlib.sha256(bytes([row])).hexdigest() for row in range(3)]
+    store.write(keys, {"patches": tokens, "pooled": tokens[:, 0]})
+    np.testing.assert_array_equal(as_kept(encoder, tmp_path / "cache")(tokens), store.read(keys, "patches"))
 
 
 def test_no_more_components_than_there_are_numbers() -> None:

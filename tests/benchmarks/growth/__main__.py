@@ -18,10 +18,8 @@ import click
 
 from reveal_core.disk import atomic_path
 
-# Before anything is imported: on one thread processor seconds are those of the work.
-for _name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"):
-    os.environ[_name] = "1"
-
+#: On one thread processor seconds are those of the work.
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS")
 _QUANTITIES = ("seconds", "memory_bytes", "disk_bytes")
 
 
@@ -49,6 +47,7 @@ def main(jobs: int, out: Path, picture: Path, **sizes: tuple[int, ...] | None) -
 
     Shops that are in OUT already are not measured again: a run that was killed goes on.
     """
+    os.environ.update(dict.fromkeys(_THREADS, "1"))  # before what reads them is imported
     from tests.benchmarks.growth.picture import draw
     from tests.benchmarks.growth.sweeps import Point, measure_shop, sweeps
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import least_squares
 
-#: The least share of the largest point that must grow for its exponent to be told: a constant with noise has none.
-_GROWS = 0.5
+#: A constant with noise has no exponent. So the largest point must be so many times the smallest, and such a share of
+#: it must be what grows.
+_TIMES, _GROWS = 1.5, 0.5
 _FEWEST = 4
 
 
@@ -31,7 +32,7 @@ def fit(sizes: Sequence[float], costs: Sequence[float]) -> Growth | None:
     """The curve with the least relative distances from the points.
 
     Returns:
-        ``None`` for fewer than four points, for one without cost, and where a constant is half of the largest or more.
+        ``None`` for fewer than four points, for one without cost, and for what hardly grows.
 
     >>> curve = fit([10, 100, 1000, 10000], [3 + 0.5 * x**1.5 for x in (10, 100, 1000, 10000)])
     >>> round(curve.exponent, 3), round(curve.factor, 3), round(curve.constant, 3)
@@ -40,7 +41,7 @@ def fit(sizes: Sequence[float], costs: Sequence[float]) -> Growth | None:
     True
     """
     x, y = np.asarray(sizes, dtype=float), np.asarray(costs, dtype=float)
-    if len(x) < _FEWEST or (y <= 0).any():
+    if len(x) < _FEWEST or y.min() <= 0 or y.max() < _TIMES * y.min():
         return None
     far = x / x.max()  # of the order of 1, as are the unknowns then
 
