@@ -39,6 +39,7 @@ class _Sizes(click.ParamType):
 @click.option("--lengths", type=_Sizes(), help="Lengths of the histories.")
 @click.option("--images", type=_Sizes(), help="Numbers of images, for the fake encoder.")
 @click.option("--photos", type=_Sizes(), help="Numbers of images, for the embedded one.")
+@click.option("--catalogues", type=_Sizes(), help="Sizes of the catalogue, for training steps alone.")
 @click.option("--jobs", type=click.IntRange(1), default=2, show_default=True, help="Shops measured at once.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("growth.json"), show_default=True)
 @click.option("--picture", type=click.Path(path_type=Path), default=Path("growth.png"), show_default=True)

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 #: Of the axes, in the order of the sweeps.
 _COLOURS = ("#4269d0", "#ff725c", "#3ca951", "#97bbf5")
-_COLUMNS = 7
-_PANEL = (2.1, 1.75)
+_COLUMNS = 8
+_PANEL = (1.9, 1.7)
 
 
 def draw(path: Path, points: Sequence[Point], curve: Callable[[str, str, str], Growth | None]) -> None:
@@ -33,7 +33,7 @@ def draw(path: Path, points: Sequence[Point], curve: Callable[[str, str, str], G
     rows = -(-len(measures) // _COLUMNS)
     figure = Figure(figsize=(_COLUMNS * _PANEL[0], 2 * rows * _PANEL[1]), layout="constrained")
     panels = figure.subplots(2 * rows, _COLUMNS, squeeze=False)
-    for panel in panels.flat[:]:
+    for panel in panels.flat:
         panel.set_visible(False)
     axes = list(dict.fromkeys(point.axis for point in points))
     colours = dict(zip(axes, _COLOURS, strict=False))
@@ -80,8 +80,16 @@ def _line(
 
 
 def _finish(panel: Axes) -> None:
+    """Logarithmic, a decade high at least, so that what does not grow looks flat."""
+    from matplotlib.ticker import NullFormatter
+
     panel.set_xscale("log")
     panel.set_yscale("log")
+    low, high = panel.get_ylim()
+    more = max(1.0, 10 * low / high) ** 0.5
+    panel.set_ylim(low / more, high * more)
+    for axis in (panel.xaxis, panel.yaxis):
+        axis.set_minor_formatter(NullFormatter())
     panel.tick_params(labelsize=6, which="both")
     panel.grid(linewidth=0.3, alpha=0.6)
     for side in ("top", "right"):

@@ -64,7 +64,7 @@ def test_a_meter_counts_what_happens_in_it(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_sweep_measures_every_part_and_goes_on_where_it_was(tmp_path: Path) -> None:
     out, picture = tmp_path / "growth.json", tmp_path / "growth.png"
-    options = ["--users=", "--lengths=", "--images=", "--photos=", "--jobs=1"]
+    options = ["--users=", "--lengths=", "--images=", "--photos=", "--catalogues=", "--jobs=1"]
     files = [f"--out={out}", f"--picture={picture}"]
     for items in ("300", "300,400"):
         result = click.testing.CliRunner().invoke(main, [f"--items={items}", *options, *files])
