@@ -15,7 +15,7 @@ ARGS ?=
 # Where bench looks for real data and weights is up to REVEAL_DATA and REVEAL_WEIGHTS; without them it uses generated data.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo extract train check test test-all bench bench-peers fuzz docs pin audit clean
+.PHONY: help setup demo extract train check test test-all bench bench-peers growth fuzz docs pin audit clean
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ bench-peers: $(READY) ## Install the peers of bench (RecBole, pandas, open_clip)
 	@test -x $(PEERS)/bin/python || $(BIN)/python -m venv --without-pip $(PEERS)
 	@$(UV) pip install --quiet --python $(PEERS)/bin/python --require-hashes -r requirements/peers.txt
 
+growth: $(READY) ## What every part costs as a shop grows, fitted and drawn: growth.json, growth.png
+	@$(BIN)/python -m tests.benchmarks.growth $(ARGS)
+
 fuzz: $(READY) ## Search for files and manifests that are not refused properly, SECONDS long (300)
 	@$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements/fuzz.txt
 	@$(BIN)/python -m tests.fuzz -max_total_time=$(SECONDS) $(ARGS)
@@ -89,5 +92,5 @@ audit: $(READY) ## Look the pins up among known vulnerabilities (needs a network
 	  -r requirements/all.txt -r requirements/uv.txt $(ARGS)
 
 clean: ## Remove what the targets made, except your artifacts and demo data
-	rm -rf $(VENV) $(PEERS) dist bench.json .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(PEERS) dist bench.json growth.json growth.png .mypy_cache .ruff_cache .pytest_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +14,9 @@ import polars as pl
 
 from pipeline.decoding import ImageFile, decoded_batches, is_as_it_was
 from pipeline.files import FileDigests
+from pipeline.forms import Basis, Form, Halves, Plain, Projected, Quantized
 from pipeline.remote import Job, RemoteEncoder
-from pipeline.shards import ArrayStore, Form, Halves, Quantized
+from pipeline.shards import ArrayStore, store_folder
 from pipeline.sources.base import image_part, images_base
 from pipeline.stage import Progress, Workspace
 from reveal_core.encoders.base import Encoder, EncoderSettings, reads_prompts
@@ -27,10 +28,14 @@ from reveal_core.texts import TEXT_FIELDS
 if TYPE_CHECKING:
     import torch
 
+    from reveal_core.pca import Components
+
 #: Images or texts in a shard, about: what a kill may cost.
 SHARD = 256
 #: The columns of images.parquet that tell what an image's bytes are, and where.
 WHERE = ("sha256", "path", "offset", "num_bytes")
+#: Images whose tokens a basis is fitted to.
+FITTED = 256
 #: Batches in the model at once, at most: each holds its activations.
 MAX_LANES = 8
 #: Columns that the cache adds to them: the key, and the text prompt that an encoder reads before it sees the image.
@@ -39,11 +44,27 @@ KEY, PROMPT = "key", "prompt"
 
 def open_patches(encoder: Encoder, cache_dir: Path) -> ArrayStore:
     """The encoder's part of the cache: ``patches`` (num_prefix + P, E), what enters its tail, and ``pooled``."""
-    num_tokens = encoder.num_prefix + encoder.grid[0] * encoder.grid[1]
-    shape = (num_tokens, encoder.patch_dim)
-    patches = Quantized(shape) if encoder.image_fingerprint["dtype"] == "int8" else shape
-    fields: dict[str, Form] = {"patches": patches, "pooled": (encoder.image_dim,)}
+    fields = {"patches": _form(encoder, cache_dir), "pooled": Plain((encoder.image_dim,))}
     return ArrayStore(cache_dir / "images", encoder.image_fingerprint, fields)
+
+
+def _form(encoder: Encoder, cache_dir: Path) -> Form:
+    """How its tokens are kept."""
+    shape, told = (encoder.num_prefix + encoder.grid[0] * encoder.grid[1], encoder.patch_dim), encoder.image_fingerprint
+    components = told.get("components")
+    kept_shape = shape if components is None else (shape[0], components)
+    kept = Quantized(kept_shape) if told["dtype"] == "int8" else Plain(kept_shape)
+    if components is None:
+        return kept
+    return Projected(shape, kept, Basis.of(store_folder(cache_dir / "images", told)))
+
+
+def as_kept(encoder: Encoder, cache_dir: Path) -> Callable[[Halves], Halves]:
+    """What becomes of tokens that are kept and read again; nothing where the cache has been emptied of its basis."""
+    form = _form(encoder, cache_dir)
+    if isinstance(form, Projected) and form.basis is None:
+        return lambda tokens_BNE: tokens_BNE
+    return lambda tokens_BNE: form.restored(form.packed(tokens_BNE))
 
 
 def filled_patches(
@@ -68,10 +89,31 @@ def filled_patches(
         UserError: when a file is not the one that images.parquet describes, or features are not finite.
     """
     store, files = open_patches(encoder, work.cache_dir), image_files(images, folder, work.cache_dir)
+    form = store.fields["patches"]
+    if isinstance(form, Projected) and form.basis is None and files:
+        work.progress.log("encode: looking for the directions in which patches differ most")
+        Basis.keep(_components(encoder, files, form.columns()[""].shape[-1], batch_size), store.folder)
+        store = open_patches(encoder, work.cache_dir)
     if remote is not None:
         return store, _fill_remotely(remote, store, files, work, batch_size)
     encoded = fill_cache(encoder, store, files, batch_size=batch_size, workers=workers, progress=work.progress)
     return store, encoded
+
+
+def _components(encoder: Encoder, images: Sequence[ImageFile], count: int, batch_size: int) -> Components:
+    """Of the tokens of a sample of the images.
+
+    It is those with the smallest keys, which are digests: a random sample, the same whatever the order of the items.
+    """
+    import torch
+
+    from reveal_core.pca import principal_components
+
+    files = sorted({image.key: image for image in images}.values())[:FITTED]
+    prompts = {file.key: file.prompt for file in files}
+    batches = decoded_batches(files, encoder.preprocess, batch_size, 0)
+    tokens = (torch.from_numpy(tokens_BNE).flatten(0, 1) for _, (tokens_BNE, _) in _encoded(encoder, batches, prompts))
+    return principal_components(tokens, count)
 
 
 def _fill_remotely(

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from pipeline.executors import ExecutorConfig
 from pipeline.files import digest_json
-from pipeline.shards import ArrayStore, Form, Halves, write_shard
+from pipeline.forms import Form, Halves
+from pipeline.shards import ArrayStore, write_shard
 from pipeline.stage import Workspace
 from reveal_core.encoders.base import Encoder, EncoderSettings
 from reveal_core.errors import UserError

@@ -19,15 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.files import digest_json, write_json
+from pipeline.forms import Bytes, Column, Form, Halves, Plain, damaged_bases
 from reveal_core.disk import atomic_path
 from reveal_core.errors import UserError
-
-Halves = npt.NDArray[np.float16]
-Bytes = npt.NDArray[np.int8]
 
 _KEY = "key"
 _KEY_BYTES = 32
@@ -38,22 +35,9 @@ _APPEARS, _LOOK = 60.0, 0.5
 _log = logging.getLogger("reveal")
 
 
-@dataclass(frozen=True)
-class Quantized:
-    """How float16 arrays are kept in half the bytes: the numbers along the last axis share a scale.
-
-    ``q = round(x / s)`` in int8 with ``s = max |x| / 127`` in float16, so what is read differs from what was written by
-    at most half a step, ``s / 2``, and the rounding of float16.
-    """
-
-    shape: tuple[int, ...]
-
-
-Form = tuple[int, ...] | Quantized
-
-
-def shape_of(form: Form) -> tuple[int, ...]:
-    return form.shape if isinstance(form, Quantized) else form
+def store_folder(root: Path, fingerprint: Mapping[str, object]) -> Path:
+    """Where the arrays are that depend on this, besides their key."""
+    return root / digest_json(fingerprint)[:16]
 
 
 class ArrayStore:
@@ -63,12 +47,14 @@ class ArrayStore:
         root: folder of all stores; this one is the folder below it that is named by the fingerprint's digest.
         fingerprint: what the arrays depend on besides their key, as JSON; kept beside the shards for people.
         fields: the shape of each array without the leading key axis, e.g. ``{"patches": (P, E), "pooled": (E,)}``;
-            :class:`Quantized` where it is kept so.
+            a :class:`pipeline.forms.Form` where it is kept in another one.
     """
 
-    def __init__(self, root: Path, fingerprint: Mapping[str, object], fields: Mapping[str, Form]) -> None:
-        self.folder = root / digest_json(fingerprint)[:16]
-        self.fields = dict(fields)
+    def __init__(
+        self, root: Path, fingerprint: Mapping[str, object], fields: Mapping[str, tuple[int, ...] | Form]
+    ) -> None:
+        self.folder = store_folder(root, fingerprint)
+        self.fields = {name: form if isinstance(form, Form) else Plain(form) for name, form in fields.items()}
         self._shards: list[_Shard] = []
         self._starts: list[int] = []  # the place of each shard's first row
         if not (self.folder / "fingerprint.json").exists():
@@ -139,11 +125,8 @@ class ArrayStore:
         """
         places = [self._at(self._places[key]) for key in keys]
         form = self.fields[field]
-        if not isinstance(form, Quantized):
-            halves: Halves = _gathered(places, field, form, np.float16)
-            return halves
-        steps = _gathered(places, field, form.shape, np.int8)
-        return _restored(steps, _gathered(places, _scales_of(field), (*form.shape[:-1], 1), np.float16))
+        found = {end: _gathered(places, field + end, column) for end, column in form.columns().items()}
+        return form.restored(found)
 
     def _open(self, path: Path) -> Iterable[tuple[str, int]]:
         """The places of its keys; of none, when it is damaged."""
@@ -172,64 +155,40 @@ def write_shard(folder: Path, fields: Mapping[str, Form], keys: Sequence[str], a
     columns: dict[str, Halves | Bytes] = {}
     for name, form in fields.items():
         array = np.ascontiguousarray(arrays[name], dtype=np.float16)
-        if array.shape != (len(keys), *shape_of(form)):
-            raise ValueError(f"{name}: shape {array.shape}, not {(len(keys), *shape_of(form))}")
+        if array.shape != (len(keys), *form.shape):
+            raise ValueError(f"{name}: shape {array.shape}, not {(len(keys), *form.shape)}")
         if not np.isfinite(array).all():
             raise ValueError(f"{name}: a value does not fit into float16")
-        if isinstance(form, Quantized):
-            columns[name], columns[_scales_of(name)] = quantized(array)
-        else:
-            columns[name] = array
+        columns |= {name + end: column for end, column in form.packed(array).items()}
     lists = [
         pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), math.prod(array.shape[1:]))
         for array in columns.values()
     ]
     named_keys = pa.array([bytes.fromhex(key) for key in keys], pa.binary(_KEY_BYTES))
     batch = pa.RecordBatch.from_arrays([named_keys, *lists], [_KEY, *columns])
-    batch = batch.replace_schema_metadata({_CHECKSUM: str(_checksum(columns.values()))})
+    batch = batch.replace_schema_metadata({_CHECKSUM: str(_checksum(columns.values())), **_bases(fields)})
     path = folder / _name(keys)
     with atomic_path(path) as temporary, pa.ipc.new_file(str(temporary), batch.schema) as writer:
         writer.write_batch(batch)
     return path
 
 
-def quantized(array: Halves) -> tuple[Bytes, Halves]:
-    """``q`` and ``s`` of :class:`Quantized`; the scales have a last axis of length 1."""
-    exact = array.astype(np.float32)
-    largest = np.abs(exact).max(axis=-1, keepdims=True)
-    # Rounded up, so that no number is beyond 127 steps and a row of zeros has steps too.
-    scale = np.nextafter((largest / 127).astype(np.float16), np.float16(np.inf))
-    return np.rint(exact / scale.astype(np.float32)).astype(np.int8), scale
-
-
-def _restored(steps: Bytes, scales: Halves) -> Halves:
-    import torch
-
-    # NumPy has no fast arithmetic for float16: this is seven times as fast.
-    restored: Halves = torch.from_numpy(steps).half().mul_(torch.from_numpy(scales)).numpy()
-    return restored
-
-
-def _gathered(places: Sequence[tuple[_Shard, int]], column: str, shape: tuple[int, ...], dtype: type[Any]) -> Any:
+def _gathered(places: Sequence[tuple[_Shard, int]], name: str, column: Column) -> Any:
     """(len(places), *shape), copied out of the mapped shards."""
-    out = np.empty((len(places), *shape), dtype=dtype)
+    out = np.empty((len(places), *column.shape), dtype=column.dtype)
     for row, (shard, place) in enumerate(places):
-        out[row] = shard.columns[column][place]
+        out[row] = shard.columns[name][place]
     return out
 
 
-def _scales_of(field: str) -> str:
-    return f"{field}.scale"
+def _shapes(fields: Mapping[str, Form]) -> dict[str, tuple[int, ...]]:
+    """Of a row in each column of a shard."""
+    return {name + end: column.shape for name, form in fields.items() for end, column in form.columns().items()}
 
 
-def _columns_of(fields: Mapping[str, Form]) -> dict[str, tuple[int, ...]]:
-    """The columns of a shard and the shape of a row in each."""
-    columns: dict[str, tuple[int, ...]] = {}
-    for name, form in fields.items():
-        columns[name] = shape_of(form)
-        if isinstance(form, Quantized):
-            columns[_scales_of(name)] = (*form.shape[:-1], 1)
-    return columns
+def _bases(fields: Mapping[str, Form]) -> dict[bytes, str]:
+    """What a shard says of what it cannot be read without."""
+    return {f"basis of {name}".encode(): form.basis.digest for name, form in fields.items() if form.basis is not None}
 
 
 def _name(keys: Sequence[str]) -> str:
@@ -265,7 +224,10 @@ def _opened(path: Path, fields: Mapping[str, Form] | None = None) -> _Shard:
     """
     try:
         batch = pa.ipc.open_file(pa.memory_map(str(path))).get_batch(0)
-        shapes = _columns_of(fields) if fields else dict.fromkeys(batch.schema.names[1:], (-1,))
+        shapes = _shapes(fields) if fields else dict.fromkeys(batch.schema.names[1:], (-1,))
+        told = {name: digest.decode() for name, digest in batch.schema.metadata.items() if name != _CHECKSUM}
+        if fields and told != _bases(fields):
+            raise DamagedShardError("it was written in another basis")
         columns = {name: _mapped(batch, name, shape) for name, shape in shapes.items()}
         return _Shard(path, _keys(batch), columns, int(batch.schema.metadata[_CHECKSUM]))
     except (pa.ArrowException, KeyError, TypeError, ValueError, OSError) as error:
@@ -291,8 +253,9 @@ def _keys(batch: pa.RecordBatch) -> list[str]:
 
 
 def damaged_shards(root: Path) -> list[Path]:
-    """Of all stores below a folder, the shards that are not as they were written. Reads all; changes nothing."""
-    return [path for path in sorted(root.rglob(f"*{_SUFFIX}")) if not _is_whole(path)]
+    """Of all stores below a folder, the shards, and what they cannot be read without, that are not as they were
+    written. Reads all; changes nothing."""
+    return [path for path in sorted(root.rglob(f"*{_SUFFIX}")) if not _is_whole(path)] + damaged_bases(root)
 
 
 def _is_whole(path: Path) -> bool:

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pipeline.forms import Halves
 from pipeline.patches import half, shard_rows
 from pipeline.remote import Job, RemoteEncoder
-from pipeline.shards import ArrayStore, Halves
+from pipeline.shards import ArrayStore
 from pipeline.stage import Workspace
 from reveal_core.encoders.base import Encoder
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.files import digest_json
 from pipeline.finished import FinishedRun
+from pipeline.patches import as_kept
 from pipeline.ready_features import Features
 from reveal_core.backbones.base import Modality
 from reveal_core.config import from_settings
@@ -42,7 +43,8 @@ def open_reader(run: FinishedRun) -> ContentReader:
     encoder = run.manifest.encoder.build(report["tail_blocks"])
     if digest_json(encoder.image_fingerprint) != digest_json(report["fingerprint"]):
         raise UserError("another encoder than that of the run", where="encoder", mend="run `reveal run` again")
-    return ContentReader(encoder, units_of(run.encoded), _extractor(run, encoder))
+    kept = as_kept(encoder, run.workdir / "cache")
+    return ContentReader(encoder, units_of(run.encoded), _extractor(run, encoder), kept)
 
 
 def like_unseen(run: FinishedRun, image: Path | None, text: str | None, k: int, among: Candidates | None) -> Lists:

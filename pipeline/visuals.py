@@ -12,7 +12,7 @@ import polars as pl
 import torch
 
 from pipeline.patches import filled_patches, image_files, image_keys, read_images
-from pipeline.shards import ArrayStore, shape_of
+from pipeline.shards import ArrayStore
 from pipeline.stage import Workspace
 from reveal_core.balance.avl import Avl
 from reveal_core.controls import control_items, noise_patches
@@ -48,7 +48,7 @@ class CachedTokens:
 
     def read(self, items: Int64s) -> torch.Tensor:
         if self._noise_seed is not None:
-            num_tokens, dim = shape_of(self._store.fields["patches"])
+            num_tokens, dim = self._store.fields["patches"].shape
             return torch.from_numpy(noise_patches(items, num_tokens, dim, self._noise_seed))
         return torch.from_numpy(self._store.read([str(self._keys[item]) for item in items], "patches")).float()
 

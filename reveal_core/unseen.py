@@ -5,9 +5,10 @@ B pictures or texts, V width of a visual vector, T of a text vector.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -19,6 +20,8 @@ from reveal_core.extraction.static import mean_patches
 from reveal_core.features import Units
 from reveal_core.images import ImageLimits, check_image, decode_image
 
+Halves = npt.NDArray[np.float16]
+
 
 class ContentReader:
     """Encodes pictures and texts as those of the catalogue were, in the units that the model knows.
@@ -28,6 +31,7 @@ class ContentReader:
         units: of its vectors, by modality.
         extractor: what was learned to be looked at; ``None`` = the mean of the patches. It reads a picture as that of
             an item of which nothing is written.
+        kept: what becomes of tokens in the cache that the catalogue's were read from.
 
     >>> from reveal_core.encoders.fake import Fake
     >>> encoder = Fake(dim=4).build()
@@ -41,9 +45,13 @@ class ContentReader:
     """
 
     def __init__(
-        self, encoder: Encoder, units: Mapping[Modality, Units], extractor: VisualExtractor | None = None
+        self,
+        encoder: Encoder,
+        units: Mapping[Modality, Units],
+        extractor: VisualExtractor | None = None,
+        kept: Callable[[Halves], Halves] = lambda tokens_BNE: tokens_BNE,
     ) -> None:
-        self.encoder, self.units, self.extractor = encoder, units, extractor
+        self.encoder, self.units, self.extractor, self.kept = encoder, units, extractor, kept
 
     def images(self, files: Sequence[bytes], limits: ImageLimits | None = None) -> Tensor:
         """(B, V) of image files.
@@ -57,11 +65,11 @@ class ContentReader:
                 raise UserError(f"the picture is {check.status.replace('_', ' ')}: {check.detail}")
         pixels_BHW3 = np.stack([self.encoder.preprocess.apply(decode_image(data)) for data in files])
         tokens_BNE = self.encoder.encode_images(torch.from_numpy(pixels_BHW3).permute(0, 3, 1, 2)).tokens_BNE
-        stored_BNE = tokens_BNE.half().cpu()  # as in the cache
+        stored_BNE = self.kept(tokens_BNE.half().cpu().numpy())
         if self.extractor is None:
-            found = mean_patches(stored_BNE[:, self.encoder.num_prefix :].numpy())
+            found = mean_patches(stored_BNE[:, self.encoder.num_prefix :])
             return torch.from_numpy(self.units["image"].apply(found))
-        return self._extract(self.extractor, stored_BNE.float())
+        return self._extract(self.extractor, torch.from_numpy(stored_BNE).float())
 
     def texts(self, texts: Sequence[str]) -> Tensor:
         """(B, T)

@@ -16,7 +16,7 @@ from pipeline.files import FileDigests, write_blocks
 from pipeline.item_vectors import EarlierVectors, blocks, mean_column
 from pipeline.patches import KEY, filled_patches, keys_by_item, open_patches, read_images, weights_digests
 from pipeline.remote import RemoteEncoder
-from pipeline.shards import ArrayStore, shape_of
+from pipeline.shards import ArrayStore
 from pipeline.stage import Earlier, Report, Stage, Workspace
 from pipeline.text_cache import filled_vectors, open_vectors, text_keys
 from reveal_core.config import runtime
@@ -81,7 +81,7 @@ class Encode(Stage):
             encoder, wanted, work, folder=self.folder, batch_size=size, workers=self.workers, remote=remote
         )
         vectors = filled_vectors(encoder, _texts(items.to_make(TEXT), encoder), work, size, remote)
-        schema = features(encoder.patch_dim, shape_of(vectors.fields["vector"])[0])
+        schema = features(encoder.patch_dim, vectors.fields["vector"].shape[0])
         made = {IMAGE: _from_patches(encoder, patches), TEXT: _from_texts(encoder, vectors)}
         write_blocks(work.out_dir / FEATURES, items.blocks(made, schema), schema)
         from_cache = images.filter("used")[KEY].n_unique() - encoded
@@ -127,7 +127,7 @@ def _from_patches(encoder: Encoder, patches: ArrayStore) -> Make:
 def _from_texts(encoder: Encoder, vectors: ArrayStore) -> Make:
     def make(items: pl.DataFrame) -> pl.Series:
         keys = [[] if key is None else [key] for key in text_keys(_texts(items, encoder))]
-        return mean_column(keys, shape_of(vectors.fields["vector"])[0], lambda some: vectors.read(some, "vector"))
+        return mean_column(keys, vectors.fields["vector"].shape[0], lambda some: vectors.read(some, "vector"))
 
     return make
 

@@ -120,20 +120,43 @@ class EncoderSettings(Config):
     """``cpu``, ``cuda``, ``cuda:1``, ...; ``auto`` = a GPU if there is one."""
     patches: PatchDtype = STORED_DTYPE
     """How patches are kept in the cache: int8 takes half the bytes; the numbers of a patch share a scale."""
+    patch_components: int | None = None
+    """So many numbers of each patch are kept in the cache, along the directions in which patches differ most (PCA,
+    fitted to 256 images when the cache begins); what is read is as wide as before. null = all."""
+    pool_patches: bool = False
+    """Whether four neighbouring patches (2 x 2) are one: their mean. Such patches enter no tail
+    (``extraction.tail_blocks`` and ``tuning.image_blocks`` 0, as null then is)."""
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError("batch_size must be at least 1")
+        if self.patch_components is not None and self.patch_components < 1:
+            raise ValueError("patch_components must be at least 1, or null")
 
     def build(self, tail_blocks: int | None = 0) -> Encoder:
         """Load the weights, and cut the image tower before its last ``tail_blocks`` blocks.
 
         Args:
-            tail_blocks: None = what suits the encoder: 1 for a plain ViT, 0 for any other tower.
+            tail_blocks: None = what suits the encoder: 1 for a plain ViT, 0 for any other tower and with pooling.
 
         Raises:
             UserError: when the weights are missing or do not fit, or the tower cannot be cut there.
         """
+        encoder = self.load(0 if self.pool_patches and tail_blocks is None else tail_blocks)
+        if self.pool_patches:
+            from reveal_core.pooled import PooledEncoder
+
+            encoder = PooledEncoder(encoder)
+        encoder.image_fingerprint["dtype"] = self.patches
+        if self.patch_components is not None:
+            if self.patch_components > encoder.patch_dim:
+                mend = f"use {encoder.patch_dim} at most, or null"
+                raise UserError("a patch has fewer numbers", where="encoder.patch_components", mend=mend)
+            encoder.image_fingerprint["components"] = self.patch_components
+        return encoder
+
+    def load(self, tail_blocks: int | None) -> Encoder:
+        """:meth:`build`, whatever becomes of the patches."""
         raise NotImplementedError
 
     def weights_files(self) -> tuple[Path, ...]:
@@ -239,7 +262,6 @@ class TimmEncoder:
         weights: Path,
         texts: MiniLm | None,
         tail_blocks: int | None = 0,
-        patches: PatchDtype = STORED_DTYPE,
     ) -> None:
         import torch
 
@@ -255,7 +277,6 @@ class TimmEncoder:
             "weights": digest_file(weights),
             "layer": self._cut.layer,
             "preprocess": asdict(preprocess),
-            "dtype": patches,
         }
         self.text_fingerprint: dict[str, Any] = {}
         self.text_dim = 0

@@ -29,7 +29,7 @@ class Embedded(EncoderSettings):
 
     kind: Literal["embedded"] = "embedded"
 
-    def build(self, tail_blocks: int | None = 0) -> Encoder:
+    def load(self, tail_blocks: int | None) -> Encoder:
         import timm
 
         weights, _ = self.weights_files()
@@ -48,7 +48,6 @@ class Embedded(EncoderSettings):
             weights=weights,
             texts=texts,
             tail_blocks=tail_blocks,
-            patches=self.patches,
         )
 
     def weights_files(self) -> tuple[Path, ...]:

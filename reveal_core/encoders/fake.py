@@ -35,7 +35,7 @@ class Fake(EncoderSettings):
         if self.dim < 1:
             raise ValueError("dim must be at least 1")
 
-    def build(self, tail_blocks: int | None = 0) -> Encoder:
+    def load(self, tail_blocks: int | None) -> Encoder:
         return FakeEncoder(self, tail_blocks)
 
 
@@ -59,7 +59,6 @@ class FakeEncoder:
             "seed": config.seed,
             "dim": config.dim,
             "preprocess": asdict(self.preprocess),
-            "dtype": config.patches,
         }
         self.text_fingerprint = {"model": "fake", "seed": config.seed, "dim": config.dim, "dtype": STORED_DTYPE}
         generator = torch.Generator().manual_seed(config.seed)

@@ -72,10 +72,12 @@ class HfVlm(EncoderSettings):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, or null")
+        if self.pool_patches:
+            raise ValueError("pool_patches is not for hf_vlm: grid says how many patches it has")
         if self.prompt is not None:
             check_template(self.prompt)
 
-    def build(self, tail_blocks: int | None = 0) -> Encoder:
+    def load(self, tail_blocks: int | None) -> Encoder:
         local = local_folder(self.model)
         device = resolve_device(self.device, where="encoder.device")
         folder = local or download(self.model)
@@ -117,7 +119,7 @@ class HfVlmEncoder:
             "quantization": config.quantization,
             "dtype": STORED_DTYPE,
         }
-        own = {"grid": config.grid, "preprocess": asdict(self.preprocess), "dtype": config.patches}
+        own = {"grid": config.grid, "preprocess": asdict(self.preprocess)}
         self.image_fingerprint = self.text_fingerprint | own
         side, self.patch_dim = self._probe()
         if config.grid is not None and config.grid > side:

@@ -17,7 +17,6 @@ from reveal_core.encoders.base import (
     Encoder,
     EncoderSettings,
     ImageFeatures,
-    PatchDtype,
     as_patches,
     existing_file,
     inference,
@@ -53,7 +52,7 @@ class OpenClip(EncoderSettings):
         if self.std is not None and min(self.std) <= 0:
             raise ValueError("std must be positive")
 
-    def build(self, tail_blocks: int | None = 0) -> Encoder:
+    def load(self, tail_blocks: int | None) -> Encoder:
         import open_clip
 
         _check_architecture(self.model)
@@ -73,7 +72,7 @@ class OpenClip(EncoderSettings):
         weights_sha256 = digest_file(weights)
         tokenizer = _tokenizer(self.model)
         known_by = (self.model, weights_sha256)
-        return OpenClipEncoder(model, tokenizer, preprocess, device, known_by, tail_blocks, self.patches)
+        return OpenClipEncoder(model, tokenizer, preprocess, device, known_by, tail_blocks)
 
     def weights_files(self) -> tuple[Path, ...]:
         """The local checkpoint; a tag names its weights by itself."""
@@ -193,7 +192,6 @@ class OpenClipEncoder:
         device: torch.device,
         weights: tuple[str, str],
         tail_blocks: int | None = 0,
-        patches: PatchDtype = STORED_DTYPE,
     ) -> None:
         import torch
 
@@ -213,7 +211,6 @@ class OpenClipEncoder:
             "layer": self._cut.layer,
             "norm": self._norm,
             "preprocess": asdict(preprocess),
-            "dtype": patches,
         }
         with inference(device):
             probe = self._intermediates(torch.zeros(1, 3, *preprocess.size, device=device))

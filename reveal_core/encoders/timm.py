@@ -51,7 +51,7 @@ class Timm(EncoderSettings):
         if self.std is not None and min(self.std) <= 0:
             raise ValueError("std must be positive")
 
-    def build(self, tail_blocks: int | None = 0) -> Encoder:
+    def load(self, tail_blocks: int | None) -> Encoder:
         import timm
 
         if not timm.is_model(self.model):
@@ -76,7 +76,6 @@ class Timm(EncoderSettings):
             weights=weights,
             texts=texts,
             tail_blocks=tail_blocks,
-            patches=self.patches,
         )
 
     def weights_files(self) -> tuple[Path, ...]:

@@ -32,7 +32,7 @@ class ExtractionConfig(Config):
     """Attention heads of the pooling; a prompt's attention is their mean."""
     tail_blocks: int | None = None
     """Last blocks of the image tower through which cached tokens go together with the prompts; null = 1 for a ViT,
-    0 for a CNN."""
+    0 for a CNN and for patches that are pooled (``encoder.pool_patches``)."""
     template: str = TEMPLATE
     """Of the text prompts, over the item's fields; no effect in mode soft."""
     critic: CriticConfig = field(default_factory=Embedded)

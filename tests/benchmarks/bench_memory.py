@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 import torch
 
 from pipeline.executors.local import Local
+from pipeline.forms import Plain
 from pipeline.shards import ArrayStore
 from pipeline.sources.folder import Folder
 from pipeline.stages.encode import Encode
@@ -213,7 +214,7 @@ def larger_than_memory(patches: int) -> list[Row]:
 
 
 def open_store(folder: Path) -> ArrayStore:
-    return ArrayStore(folder, {"model": "none"}, {"patches": PATCHES})
+    return ArrayStore(folder, {"model": "none"}, {"patches": Plain(PATCHES)})
 
 
 def fill(folder: Path, patches: int) -> int:

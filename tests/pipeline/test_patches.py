@@ -15,8 +15,12 @@ import pytest
 import torch
 from PIL import Image
 
+from pipeline.files import FileDigests
+from pipeline.forms import Plain
 from pipeline.patches import (
+    as_kept,
     fill_cache,
+    filled_patches,
     half,
     image_files,
     image_keys,
@@ -26,6 +30,7 @@ from pipeline.patches import (
     shard_rows,
 )
 from pipeline.shards import ArrayStore
+from pipeline.stage import Workspace
 from reveal_core.encoders import Fake
 from reveal_core.encoders.base import Encoder
 from reveal_core.errors import UserError
@@ -109,8 +114,8 @@ def test_each_cut_has_its_own_place(tmp_path: Path) -> None:
     assert whole.folder == tmp_path / "images" / "6f013d8a31eae2f6"
     assert cut.folder.parent == whole.folder.parent
     assert cut.folder != whole.folder
-    assert whole.fields == {"patches": (16, 16), "pooled": (16,)}
-    assert cut.fields == {"patches": (17, 16), "pooled": (16,)}
+    assert whole.fields == {"patches": Plain((16, 16)), "pooled": Plain((16,))}
+    assert cut.fields == {"patches": Plain((17, 16)), "pooled": Plain((16,))}
 
 
 @pytest.mark.parametrize("tail_blocks", [0, 1])
@@ -178,3 +183,58 @@ def test_patches_in_half_the_bytes_have_a_place_of_their_own(photos: pl.DataFram
     exact, rough = (store.read(keys, "patches").astype(np.float32) for store in stores)
     assert 0 < np.abs(exact - rough).max() <= 0.57 * (np.abs(exact).max(axis=-1) / 127).max()
     np.testing.assert_array_equal(*(store.read(keys, "pooled") for store in stores))
+
+
+def filled(encoder: Encoder, photos: pl.DataFrame, root: Path, cache: str = "cache") -> tuple[ArrayStore, int]:
+    """As a stage has it filled."""
+    digests = FileDigests(root / "digests.sqlite")
+    work = Workspace(root, root, root / cache, digests, Silent())
+    found = filled_patches(encoder, photos, work, folder=str(root / "photos"), batch_size=2, workers=0)
+    digests.close()
+    return found
+
+
+@pytest.mark.parametrize("tail_blocks", [0, 1])
+def test_components_are_fitted_once_and_stay(photos: pl.DataFrame, tail_blocks: int, tmp_path: Path) -> None:
+    """To the images that there are when the cache begins, whatever their order; later ones use the same basis."""
+    encoder = Fake(dim=8, patch_components=3).build(tail_blocks)
+    store, encoded = filled(encoder, photos.head(6), tmp_path)
+    assert encoded == 4
+    (basis,) = store.folder.glob("basis-*")
+    before = basis.read_bytes()
+    assert filled(encoder, photos, tmp_path)[1] == 4
+    assert [path.read_bytes() for path in store.folder.glob("basis-*")] == [before]
+    again, _ = filled(encoder, photos.head(6).reverse(), tmp_path, cache="other")
+    assert [path.name for path in again.folder.glob("basis-*")] == [basis.name]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_colours_need_three_components(photos: pl.DataFrame, dtype: Any, tmp_path: Path) -> None:
+    """What enters the fake tail is linear in three colours: three components lose nothing, two something."""
+    whole = filled(Fake(dim=8).build(1), photos, tmp_path)[0]
+    keys = [key for key in image_keys(photos) if key is not None]
+    exact = whole.read(keys, "patches").astype(np.float32)
+    errors = []
+    for count in (3, 2):
+        store = filled(Fake(dim=8, patches=dtype, patch_components=count).build(1), photos, tmp_path)[0]
+        assert store.folder != whole.folder
+        errors.append(np.abs(store.read(keys, "patches").astype(np.float32) - exact).max() / np.abs(exact).max())
+    assert errors[0] < {"float16": 2e-3, "int8": 2e-2}[dtype] < 5 * errors[1]
+    assert errors[1] > 2 * errors[0]
+
+
+def test_tokens_that_no_item_has_become_what_they_would_in_the_cache(photos: pl.DataFrame, tmp_path: Path) -> None:
+    encoder = Fake(dim=8, patches="int8", patch_components=2).build()
+    tokens = half(torch.randn(3, 16, 8, generator=torch.Generator().manual_seed(0)))
+    assert as_kept(encoder, tmp_path / "cache")(tokens) is tokens, "there is no basis yet"
+    store, _ = filled(encoder, photos, tmp_path)
+    keys = [hashlib.sha256(bytes([row])).hexdigest() for row in range(3)]
+    store.write(keys, {"patches": tokens, "pooled": tokens[:, 0]})
+    np.testing.assert_array_equal(as_kept(encoder, tmp_path / "cache")(tokens), store.read(keys, "patches"))
+
+
+def test_no_more_components_than_there_are_numbers() -> None:
+    with pytest.raises(UserError, match=r"encoder\.patch_components: a patch has fewer numbers \(use 8 at most"):
+        Fake(dim=8, patch_components=9).build()
+    with pytest.raises(ValueError, match="patch_components"):
+        Fake(patch_components=0)

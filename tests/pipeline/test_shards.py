@@ -13,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.shards import ArrayStore, Quantized, damaged_shards
+from pipeline.forms import Quantized
+from pipeline.shards import ArrayStore, damaged_shards
 
 FIELDS = {"patches": (4, 3), "pooled": (3,)}
 

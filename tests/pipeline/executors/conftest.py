@@ -59,7 +59,9 @@ class Shop:
         }
         images = {"folder": "images", "pattern": "{item_id}.png"}
         data = {"adapter": adapter, "root": str(self.root / "shop"), "images": images}
-        return {"name": "a", "data": data, "encoder": {"kind": "fake", "batch_size": 8}, "executor": executor}
+        # Components: what workers write depends on a file that they find beside the shards.
+        encoder = {"kind": "fake", "batch_size": 8, "patch_components": 3}
+        return {"name": "a", "data": data, "encoder": encoder, "executor": executor}
 
     def run(self, name: str, executor: dict[str, Any], progress: Any) -> dict[str, bytes]:
         """Extract, and what that leaves."""

@@ -67,9 +67,9 @@ def test_shapes_are_as_told(encoder: Encoder) -> None:
 
 def test_how_patches_are_kept_is_part_of_what_they_are(config: Any, encoder: Encoder) -> None:
     """Of images alone: texts are vectors."""
-    other = replace(config, patches="int8").build()
+    other = replace(config, patches="int8", patch_components=2).build()
     assert encoder.image_fingerprint["dtype"] == "float16"
-    assert other.image_fingerprint == encoder.image_fingerprint | {"dtype": "int8"}
+    assert other.image_fingerprint == encoder.image_fingerprint | {"dtype": "int8", "components": 2}
     assert other.text_fingerprint == encoder.text_fingerprint
 
 
