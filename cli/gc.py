@@ -26,8 +26,9 @@ import click
 def command(workdir: Path, forget: tuple[str, ...], unfinished: bool, really: bool, as_json: bool) -> None:
     """Say which results in a work folder no run needs any more, and with --delete delete them.
 
-    A run needs the results of its last time. The cache of encoded images and texts stays: what it holds is shared, and
-    dear to make again. So do ablations, tunings and pages, of which those that name a forgotten run say less.
+    A run needs the results of its last time, and what they were made from. The cache of encoded images and texts stays:
+    what it holds is shared, and dear to make again. So do ablations, tunings and pages, of which those that name a
+    forgotten run say less.
 
     \b
     Examples:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -55,7 +55,8 @@ def find_garbage(store: ArtifactStore, forget: Sequence[str], *, unfinished: boo
     """
     names = _folders(store.root / "runs", "*")
     forgotten = {name for pattern in forget for name in _named(pattern, names)}
-    needed = {folder for name in names if name not in forgotten for folder in _results_of(store, name)}
+    wanted = {folder for name in names if name not in forgotten for folder in _results_of(store, name)}
+    needed = _with_inputs(store, wanted)
     results = [
         path for stage in _folders(store.root / "stages", "*").values() for path in _folders(stage, _KEY).values()
     ]
@@ -108,3 +109,18 @@ def _results_of(store: ArtifactStore, name: str) -> set[Path]:
     stages = (store.root / "stages").resolve()
     inside = {store.root / "stages" / path.relative_to(stages) for path in linked if path.is_relative_to(stages)}
     return inside | {store.folder(stage, digest_json(basis)) for stage, basis in store.last_run(name).items()}
+
+
+def _with_inputs(store: ArtifactStore, wanted: Set[Path]) -> set[Path]:
+    """And what they were made from: a run of some stages with other settings leaves later results with other inputs."""
+    stages = _folders(store.root / "stages", "*")
+    found = {store.folder(stage, one.key): one for stage in stages for one in store.receipts(stage)}
+    needed, todo = set(wanted), sorted(wanted & found.keys())
+    while todo:
+        for entry, digest in found[todo.pop()].basis.get("inputs", {}).items():
+            stage, _, file = entry.partition("/")
+            same = [path for path, one in found.items() if one.stage == stage and one.digest_of(file) == digest]
+            if same and needed.isdisjoint(same):
+                needed.add(same[0])  # the newest
+                todo.append(same[0])
+    return needed

@@ -23,8 +23,8 @@ def store(tmp_path: Path) -> Iterator[ArtifactStore]:
     store.close()
 
 
-def made(store: ArtifactStore, stage: str, seed: int) -> Receipt:
-    basis = {"stage": stage, "seed": seed}
+def made(store: ArtifactStore, stage: str, seed: int, **inputs: str) -> Receipt:
+    basis = {"stage": stage, "seed": seed, **({"inputs": inputs} if inputs else {})}
     key = digest_json(basis)
     with store.building(stage, key) as out:
         (out / "below").mkdir()
@@ -85,6 +85,19 @@ def test_half_of_what_a_run_remembers_is_enough(worked_in: ArtifactStore, damage
         for link in [path for path in folder.iterdir() if path.is_symlink()]:
             link.unlink()
     assert find_garbage(worked_in, [], unfinished=False).folders == [folder_of(worked_in, "train", 1)]
+
+
+@pytest.mark.parametrize("entry", ["read", "read/below/file"])
+def test_what_a_needed_result_was_made_from_is_needed(store: ArtifactStore, entry: str) -> None:
+    """As after `extract` with other settings: the trained model is that of the features before."""
+    older, unread = made(store, "read", 1), made(store, "read", 2)
+    base = made(store, "raw", 1)
+    read = made(store, "read", 3, raw=base.digest)
+    train = made(store, "train", 1, **{entry: read.digest_of(entry.partition("/")[2])})
+    for receipt in (base, read, train, older):
+        store.record_run("one", receipt)
+    assert store.last_run("one")["read"] == older.basis
+    assert find_garbage(store, [], unfinished=False).folders == [store.folder("read", unread.key)]
 
 
 def test_a_link_in_the_place_of_a_result_is_let_be(worked_in: ArtifactStore, tmp_path: Path) -> None:
