@@ -22,14 +22,18 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 def manifest_options(command: Command) -> Command:
     """--manifest, --set, --workdir, --json and --quiet."""
-    workdir = click.option(
+    return reading_options(workdir_option("Where everything is written.")(command))
+
+
+def workdir_option(meaning: str) -> Callable[[Command], Command]:
+    """--workdir, and what it is to the command."""
+    return click.option(
         "--workdir",
         type=click.Path(path_type=Path, file_okay=False),
         default=Path("artifacts"),
         show_default=True,
-        help="Where everything is written.",
+        help=meaning,
     )
-    return reading_options(workdir(command))
 
 
 def reading_options(command: Command) -> Command:

@@ -7,16 +7,12 @@ from pathlib import Path
 
 import click
 
+from cli.common import workdir_option
+
 
 @click.command("compare")
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
-@click.option(
-    "--workdir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("artifacts"),
-    show_default=True,
-    help="Where runs are looked for by name, and the page is written.",
-)
+@workdir_option("Where runs are looked for by name, and the page is written.")
 @click.option(
     "--reference", metavar="NAME", help="What gains are relative to.  [default: the first, or an ablation's own]"
 )

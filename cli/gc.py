@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing
+from contextlib import closing, nullcontext
 from pathlib import Path
 
 import click
 
+from cli.common import workdir_option
+
 
 @click.command("gc")
-@click.option(
-    "--workdir",
-    type=click.Path(path_type=Path, file_okay=False),
-    default=Path("artifacts"),
-    show_default=True,
-    help="The work folder to look through.",
-)
+@workdir_option("The work folder to look through.")
 @click.option(
     "--forget", multiple=True, metavar="NAME", help="A run that is no longer needed, or several: 'demo--*'. Repeatable."
 )
@@ -38,15 +34,11 @@ def command(workdir: Path, forget: tuple[str, ...], unfinished: bool, really: bo
     from cli.text import printable
     from pipeline.garbage import delete, find_garbage, open_work_folder, size_of
 
-    with closing(open_work_folder(workdir)) as store:
+    with closing(open_work_folder(workdir)) as store, store.locked() if really else nullcontext():
+        folders = find_garbage(store, forget, unfinished=unfinished).folders
+        sizes = {folder: size_of(folder) for folder in folders}
         if really:
-            with store.locked():
-                garbage = find_garbage(store, forget, unfinished=unfinished)
-                sizes = {folder: size_of(folder) for folder in garbage.folders}
-                delete(store, garbage.folders)
-        else:
-            garbage = find_garbage(store, forget, unfinished=unfinished)
-            sizes = {folder: size_of(folder) for folder in garbage.folders}
+            delete(store, folders)
     names = {folder.relative_to(workdir).as_posix(): size for folder, size in sizes.items()}
     if as_json:
         click.echo(json.dumps({"folder": str(workdir), "deleted": really, "folders": names}))

@@ -65,7 +65,7 @@ def leave_out(
     }
 
 
-def left_out(
+def ndcg_without(
     model: SequenceRecommender, cases: Cases, ranks_M: Floats, most: int, *, device: torch.device | str
 ) -> dict[str, float]:
     """NDCG@10 of at most so many of the cases, evenly spaced: without each modality, and without ``none`` of them.
@@ -75,14 +75,12 @@ def left_out(
     Args:
         ranks_M: of all cases by the whole model.
     """
-    modalities, count = model.config.modalities, min(most, len(cases))
-    if len(modalities) == 1 or not count:
+    count = min(most, len(cases))
+    if len(model.config.modalities) == 1 or not count:
         return {}
     chosen = np.arange(count) * len(cases) // count
-    some, max_seq_len = cases.take(chosen), model.config.max_seq_len
-    ranks = {"none": ranks_M[chosen]} | {
-        name: rank_cases(Without(model, (name,)), some, max_seq_len=max_seq_len, device=device) for name in modalities
-    }
+    without = leave_out(model, {"valid": cases.take(chosen)}, EvaluateConfig(), device=device)
+    ranks = {"none": ranks_M[chosen]} | {name: parts["valid"] for name, parts in without.items()}
     return {name: float(ndcg(found, 10).mean()) for name, found in ranks.items()}
 
 

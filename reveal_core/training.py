@@ -22,7 +22,7 @@ from reveal_core.batches import TrainingBatches
 from reveal_core.checkpoint import TrainState, load_state, optimizer_tensors, restore_optimizer, save_state
 from reveal_core.config import Config, runtime
 from reveal_core.devices import resolve_device
-from reveal_core.diagnostics import left_out
+from reveal_core.diagnostics import ndcg_without
 from reveal_core.errors import UserError
 from reveal_core.evaluation import Cases, rank_cases
 from reveal_core.extraction.alternation import Alternation, Round
@@ -174,7 +174,7 @@ def validate(model: SequenceRecommender, cases: Cases, diagnosed_users: int = 0)
     model.eval()
     try:
         ranks_M = rank_cases(model, cases, max_seq_len=model.config.max_seq_len, device=model.device)
-        without = left_out(model, cases, ranks_M, diagnosed_users, device=model.device)
+        without = ndcg_without(model, cases, ranks_M, diagnosed_users, device=model.device)
     except ValueError as error:  # scores that are no numbers, from weights that still are
         raise UserError(str(error), where="train.lr", mend="make it smaller") from error
     model.train()

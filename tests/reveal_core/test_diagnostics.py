@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from reveal_core.backbones.sasrec import SasRec
-from reveal_core.diagnostics import diagnose, left_out, length_shares
+from reveal_core.diagnostics import diagnose, length_shares, ndcg_without
 from reveal_core.evaluation import Cases, EvaluateConfig, Part, rank_cases
 from reveal_core.features import ItemFeatures
 from reveal_core.metrics import mean_metrics
@@ -62,13 +62,13 @@ def test_what_is_told_while_it_trains_is_the_diagnosis_of_some_users(
     without = diagnose(model, {"valid": some}, CONFIG, device="cpu").metrics["without"]
     expected = {name: parts["valid"]["ndcg@10"] for name, parts in without.items()}
     expected["none"] = mean_metrics(ranks_M[rows], [10])["ndcg@10"]
-    assert left_out(model, valid, ranks_M, most, device="cpu") == pytest.approx(expected)
+    assert ndcg_without(model, valid, ranks_M, most, device="cpu") == pytest.approx(expected)
 
 
 def test_nothing_is_told_of_nobody_or_of_one_modality(cases: dict[Part, Cases]) -> None:
     ranks_M = np.ones(40)
-    assert left_out(make_model(("text",)), cases["valid"], ranks_M, 9, device="cpu") == {}
-    assert left_out(make_model(("id", "text")), cases["valid"], ranks_M, 0, device="cpu") == {}
+    assert ndcg_without(make_model(("text",)), cases["valid"], ranks_M, 9, device="cpu") == {}
+    assert ndcg_without(make_model(("id", "text")), cases["valid"], ranks_M, 0, device="cpu") == {}
 
 
 def test_a_single_modality_cannot_be_left_out(cases: dict[Part, Cases]) -> None:
