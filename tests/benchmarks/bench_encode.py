@@ -25,7 +25,8 @@ from reveal_core.images import FilePart
 from tests.benchmarks.catalogues import paint_shop
 from tests.benchmarks.measure import RSS_UNIT, Row, in_turns, timed
 from tests.benchmarks.peer import NoPeerError, Peer, left_out
-from tests.benchmarks.stages import Silent, workspace
+from tests.benchmarks.stages import workspace
+from tests.silent import Silent
 
 SCALES = {
     "tiny": {"images": 8, "turns": 1},

@@ -56,9 +56,9 @@ PATCHES, SHARD, READ = (50, 768), 256, 64
 def run(users: int, items: int, rows: int, images: int, patches: int) -> list[Row]:
     return [
         *training(items),
-        *evaluation(users, items),
+        evaluation(users, items),
         *(ingest(rows, suffix) for suffix in (".parquet", ".csv")),
-        *extraction(images),
+        extraction(images),
         *larger_than_memory(patches),
     ]
 
@@ -105,19 +105,23 @@ def step(items: int, targets: int) -> float:
     return seconds_of(lambda: train_step(model, learner, batch, 1, 1))
 
 
-def evaluation(users: int, items: int) -> list[Row]:
-    few, many = ((count, *alone(ranked, count, items)) for count in (users // 10, users))
-    return [
-        Row(
-            name=f"memory: {users:,} users ranked among {items:,} items",
-            value=many[2],
-            unit="MiB",
-            beside=f"{few[0]:,} users",
-            limit=few[2],
-            ratio=few[2] / many[2],
-            note=f"SASRec {MODEL.hidden_dim} wide; {users / many[1]:,.0f} users/s",
-        )
-    ]
+def beside_a_tenth(name: str, count: int, things: str, note: str, work: Callable[..., float], *more: int) -> Row:
+    """The peak memory of a work on so many things, beside that on a tenth of them.
+
+    Args:
+        work: given their number, and ``more``.
+    """
+    few = count // 10
+    _, little = alone(work, few, *more)
+    seconds, much = alone(work, count, *more)
+    rate = f"{note}; {count / seconds:,.0f} {things}/s"
+    beside = f"{few:,} {things}"
+    return Row(name=name, value=much, unit="MiB", beside=beside, limit=little, ratio=little / much, note=rate)
+
+
+def evaluation(users: int, items: int) -> Row:
+    name = f"memory: {users:,} users ranked among {items:,} items"
+    return beside_a_tenth(name, users, "users", f"SASRec {MODEL.hidden_dim} wide", ranked, items)
 
 
 def ranked(users: int, items: int) -> float:
@@ -164,20 +168,10 @@ def ingested(path: Path) -> float:
     return seconds_of(lambda: ingest_of(path, 5).run({}, workspace(path.parent / "work", "ingest")))
 
 
-def extraction(images: int) -> list[Row]:
+def extraction(images: int) -> Row:
     """Small pictures and an encoder that costs little: what grows with their number would show."""
-    few, many = ((count, *alone(extracted, count)) for count in (images // 10, images))
-    return [
-        Row(
-            name=f"memory: {images:,} images looked at and encoded",
-            value=many[2],
-            unit="MiB",
-            beside=f"{few[0]:,} images",
-            limit=few[2],
-            ratio=few[2] / many[2],
-            note=f"the fake encoder, pictures of 64 x 64; {images / many[1]:,.0f} images/s",
-        )
-    ]
+    name = f"memory: {images:,} images looked at and encoded"
+    return beside_a_tenth(name, images, "images", "the fake encoder, pictures of 64 x 64", extracted)
 
 
 def extracted(images: int) -> float:

@@ -17,7 +17,7 @@ from reveal_core.model import ModelConfig, build_model
 from reveal_core.recommender import Recommender
 from tests.benchmarks.logs import walks
 from tests.benchmarks.measure import Row, in_turns, timed
-from tests.benchmarks.stages import Silent
+from tests.silent import Silent
 
 SCALES = {
     "tiny": {"users": 20, "items": 60, "history": 8, "turns": 1},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline.adapters.table import Log, Table
@@ -12,17 +10,7 @@ from pipeline.stage import Workspace
 from pipeline.stages.ingest import Ingest
 from reveal_core.interactions import Cleaning
 from reveal_core.schema import TIMESTAMP
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    @contextlib.contextmanager
-    def track(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
-        yield lambda count: None
-
-    def log(self, message: str) -> None:
-        pass
+from tests.silent import Silent
 
 
 def workspace(root: Path, name: str, cache: str = "cache") -> Workspace:

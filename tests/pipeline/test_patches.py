@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import shutil
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +34,7 @@ from reveal_core.encoders.base import Encoder
 from reveal_core.errors import UserError
 from reveal_core.images import decode_image
 from reveal_core.schema import IMAGES
-
-
-class Silent:
-    @contextlib.contextmanager
-    def track(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
-        yield lambda count: None
-
-    def log(self, message: str) -> None:
-        pass
+from tests.silent import Silent
 
 
 @pytest.fixture

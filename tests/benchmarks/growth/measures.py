@@ -42,7 +42,7 @@ from reveal_core.retrieval import load_index, search
 from reveal_core.sequences import Sequences
 from reveal_core.steps import Learner, evaluating, make_optimizer, train_step
 from tests.benchmarks.growth.meter import Meter, Work
-from tests.benchmarks.stages import Silent
+from tests.silent import Silent
 
 #: Steps that are measured together, and predictions in a training step, about.
 STEPS, TARGETS = 8, 2048

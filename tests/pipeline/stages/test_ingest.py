@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +17,9 @@ from reveal_core.disk import digest_file
 from reveal_core.errors import UserError
 from reveal_core.interactions import Cleaning
 from reveal_core.schema import INTERACTIONS, ITEMS, USERS
+from tests.silent import Silent
 
 TABLES = {"interactions.parquet": INTERACTIONS, "items.parquet": ITEMS, "users.parquet": USERS}
-
-
-class Silent:
-    @contextmanager
-    def track(self, description: str, total: int) -> Iterator[Any]:
-        yield lambda done: None
-
-    def log(self, message: str) -> None:
-        pass
 
 
 @pytest.fixture
