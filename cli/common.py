@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -98,6 +99,8 @@ def run_until(stage: str, manifest_path: Path, overrides: tuple[str, ...], workd
     from pipeline.attempt import run_tracked
     from pipeline.files import read_json
 
+    # What has been imported stays. The collector of cycles would walk over it whenever a table is built from texts.
+    gc.freeze()
     errors = Console(stderr=True)
     with open_runner(manifest_path, overrides, workdir) as (manifest, runner):
         outcome = run_tracked(manifest, manifest.name, stage, runner.store, make_progress(errors))

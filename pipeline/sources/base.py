@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -196,7 +197,9 @@ def inside_root(root: Path, name: str) -> Path:
 def digest_listing(files: Iterable[tuple[str, os.stat_result | None]]) -> str:
     """Digest over the names, sizes and times of files; without a stat only the name counts."""
     sha = hashlib.sha256()
-    for name, facts in files:
-        line = f"{name}\0" if facts is None else f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n"
-        sha.update(line.encode("utf-8", "surrogateescape"))
+    lines = (
+        f"{name}\0" if facts is None else f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n" for name, facts in files
+    )
+    while some := "".join(islice(lines, 1 << 14)):
+        sha.update(some.encode("utf-8", "surrogateescape"))
     return sha.hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import MISSING, dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -193,7 +194,7 @@ class _Level(NamedTuple):
     def of(cls, folder: str | Path, prefix: str, *, linked: bool) -> _Level:
         facts = Path(folder).stat()
         with os.scandir(folder) as entries:
-            ordered = iter(sorted(entries, key=lambda entry: entry.name))
+            ordered = iter(sorted(entries, key=attrgetter("name")))
         return cls(prefix, (facts.st_dev, facts.st_ino), linked, ordered)
 
 
