@@ -9,7 +9,7 @@ B windows of a batch, K items.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
@@ -41,6 +41,11 @@ class Group:
     def leads(self) -> bool:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
+
+    @property
+    def place(self) -> tuple[int, ...]:
+        """What tells the seed of one process from that of another; nothing for the first, as for one that is alone."""
+        return (self.rank,) if self.rank else ()
 
     def share(self, batch: Batch) -> tuple[Batch, float]:
         """This process's windows, and which share of the batch's targets they hold.
@@ -95,6 +100,14 @@ class Group:
         filled = torch.cat([rows, rows.new_zeros(each - len(rows), *rows.shape[1:])])
         gathered: Tensor = _Gather.apply(filled, self.rank, self.size)
         return gathered[:num_rows]
+
+    def after_leader(self, work: Callable[[], None]) -> None:
+        """What only the leader does, and all others wait for."""
+        if self.leads:
+            work()
+            self.tell(None)
+        else:
+            self.hear()
 
     def tell(self, message: object) -> None:
         """Said by the leader; every other process must :meth:`hear` it."""

@@ -237,8 +237,6 @@ class _Training:
             model, config.lr, config.content_lr_scale, config.weight_decay, config.image_lr_scale
         )
         self.group = current()
-        if alternation is not None and self.group.size > 1:
-            raise ValueError("learned extraction is trained by one process")
         self.learner, self.alternation = Learner(optimizer, avl, self.group), alternation
         self.config, self.seed, self.resume_dir = config, seed, resume_dir
         self.on_progress, self.on_epoch = on_progress, on_epoch
@@ -274,7 +272,7 @@ class _Training:
         while at.step < len(batches):
             batch = batches[at.step]
             num_targets = int((batch.pos_items != PADDING).sum())
-            seed = step_seed(self.seed, at.epoch, at.step, *([self.group.rank] if self.group.rank else []))
+            seed = step_seed(self.seed, at.epoch, at.step, *self.group.place)
             update = train_step(self.model, self.learner, batch.to(self.device), seed, at.step)
             # Summed on the device: reading each loss would make a GPU wait at every step.
             self.loss_sum += update.loss.double() * num_targets

@@ -33,7 +33,6 @@ from reveal_core.extraction.config import ExtractionConfig
 from reveal_core.extraction.visual import Look
 from reveal_core.features import ItemFeatures
 from reveal_core.model import ModelConfig, SequenceRecommender, build_model
-from reveal_core.parallel import current
 from reveal_core.training import METRIC, Epoch, TrainConfig, TrainingData, TrainResult, fit, make_avl
 
 
@@ -80,9 +79,6 @@ class Train(Stage):
         return weights_digests(self.encoder, digests) if self.encoder is not None else {}
 
     def check(self) -> None:
-        if self.encoder is not None and current().size > 1:
-            mend = "start reveal without torchrun, or extraction.mode: static"
-            raise UserError("learned extraction is trained by one process", where="extraction.mode", mend=mend)
         if self.encoder is not None and self.extraction.reads_text:
             self.extraction.critic.check()
 

@@ -30,6 +30,7 @@ from reveal_core.extraction.promptbook import PromptBook, Rewriter
 from reveal_core.extraction.visual import Look, Occurrences, VisualLearner, VisualPass
 from reveal_core.metrics import Floats
 from reveal_core.model import SequenceRecommender
+from reveal_core.parallel import Group
 from reveal_core.sequences import TrainingHistories
 from reveal_core.steps import Tally, evaluating, step_seed
 
@@ -110,6 +111,10 @@ class Alternation:
         self.frozen: dict[str, Tensor] = {}
 
     @property
+    def _group(self) -> Group:
+        return self.learner.group
+
+    @property
     def _avl(self) -> Avl | None:
         return self.learner.learner.avl
 
@@ -131,7 +136,8 @@ class Alternation:
         number = self.at.round + 1
         if self.at.step == 0:
             self.at.valid_before = validate()
-            self._ask(model, number)
+            self._group.after_leader(lambda: self._ask(model, number))
+            self.at.rewritten = self._rewrite(number)
             self.frozen = _frozen_parts(model)
         priority_N = priority_of(pl.read_parquet(self._file("feedback", number)))
         self._learn(model, priority_N, save)
@@ -145,12 +151,14 @@ class Alternation:
                 model, self.train, model.num_items, max_seq_len=model.config.max_seq_len, device=model.device
             )
         _write(feedback.table, self._file("feedback", number))
-        self.at.rewritten = 0
-        if self.book is not None and self.rewriter is not None:
-            path = self._file("prompts", number)
-            if not path.exists():
-                _write(self.rewriter.rewrite(feedback, self.book.prompts, number), path)
-            self.at.rewritten = self.book.apply(pl.read_parquet(path))
+        path = self._file("prompts", number)
+        if self.book is not None and self.rewriter is not None and not path.exists():
+            _write(self.rewriter.rewrite(feedback, self.book.prompts, number), path)
+
+    def _rewrite(self, number: int) -> int:
+        """Take over the round's prompts, if it has any; how many changed."""
+        path = self._file("prompts", number)
+        return self.book.apply(pl.read_parquet(path)) if self.book is not None and path.exists() else 0
 
     def _learn(self, model: SequenceRecommender, priority_N: Floats, save: Callable[[], None]) -> None:
         number = self.at.round + 1
@@ -165,7 +173,7 @@ class Alternation:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         while self.at.step < len(visual):
-            seed = step_seed(self.seed, _STREAM + number, self.at.step)
+            seed = step_seed(self.seed, _STREAM + number, self.at.step, *self._group.place)
             update = self.learner.step(model, self.frozen, visual.draw(self.at.step), seed, self.at.step)
             self.at.loss_sum += float(update.loss)
             self.tally.add(update.measured)
@@ -252,8 +260,7 @@ class Alternation:
         if self.book is not None:
             self.book.reset()
             for number in range(1, self.at.round + (self.at.step > 0) + 1):
-                if self._file("prompts", number).exists():
-                    self.book.apply(pl.read_parquet(self._file("prompts", number)))
+                self._rewrite(number)
 
     def _file(self, name: str, number: int) -> Path:
         return self.folder / f"{name}-{number:03d}.parquet"

@@ -23,6 +23,7 @@ from reveal_core.extraction.extractor import VisualExtractor
 from reveal_core.extraction.pooling import attention_entropy
 from reveal_core.metrics import Floats
 from reveal_core.model import SequenceRecommender
+from reveal_core.parallel import Group, current
 from reveal_core.sequences import Int64s, Sequences
 from reveal_core.steps import Learner, Update, evaluating, seeded
 
@@ -56,7 +57,7 @@ class Look:
 
 
 class VisualLearner:
-    """Extractor, optimizer and the images they learn from.
+    """Extractor, optimizer and the images they learn from. Of several processes each extracts a part of the images.
 
     Args:
         extractor: on its device; its tail is frozen.
@@ -77,7 +78,11 @@ class VisualLearner:
         self.optimizer = torch.optim.AdamW(
             [{"params": parameters, "lr": config.lr, "owner": "image"}], weight_decay=config.weight_decay
         )
-        self.learner = Learner(self.optimizer, avl)
+        self.learner = Learner(self.optimizer, avl, current())
+
+    @property
+    def group(self) -> Group:
+        return self.learner.group
 
     @property
     def device(self) -> torch.device:
@@ -129,10 +134,12 @@ class VisualLearner:
             yield items[start : start + BLOCK]
 
     def _extract(self, items: Int64s) -> tuple[Tensor, Tensor]:
-        tokens = self.source.read(items).to(self.device)
-        texts = None if self.texts_NT is None else self.texts_NT[items].to(self.device)
+        """(K, V) vectors and (K, Q, P) attention; each process extracts its part of the items."""
+        mine = items[self.group.part(len(items))]
+        tokens = self.source.read(mine).to(self.device)
+        texts = None if self.texts_NT is None else self.texts_NT[mine].to(self.device)
         vectors, attention = self.extractor(tokens, texts)
-        return vectors, attention
+        return self.group.gather(vectors, len(items)), self.group.gather(attention, len(items))
 
     def step(
         self, model: SequenceRecommender, frozen: dict[str, Tensor], drawn: Drawn, seed: int, number: int
@@ -148,11 +155,12 @@ class VisualLearner:
         """
         with seeded(seed, self.device) as generator, evaluating(model):
             rows_S = torch.as_tensor(drawn.items, device=self.device)
-            scoring = model.scoring(drawn.batch.to(self.device), generator, among=rows_S.sort().values)
+            batch, share = self.group.share(drawn.batch)
+            scoring = model.scoring(batch.to(self.device), generator, among=rows_S.sort().values)
             fresh_SD = model.tower.project_images(self._extract(drawn.items)[0])
             image_ND = frozen["image"].index_copy(0, rows_S, fresh_SD)
             parts = {name: part_ND[scoring.items_K] for name, part_ND in {**frozen, "image": image_ND}.items()}
-            return self.learner.step(model, scoring, parts, number)
+            return self.learner.step(model, scoring, parts, number, share)
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,11 @@ from tests.cli.test_pipeline import MANIFEST, shop  # noqa: F401 - a fixture
 TOGETHER = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "cli.main"]
 
 
-def train(tmp_path: Path, name: str, launcher: list[str]) -> subprocess.CompletedProcess[str]:
+def train(tmp_path: Path, name: str, launcher: list[str], *given: str) -> subprocess.CompletedProcess[str]:
     manifest = tmp_path / "tiny.yaml"
     options = ["--manifest", str(manifest), "--workdir", str(tmp_path / name), "--set", "train.max_epochs=3"]
     options += ["--set", "model.backbone={kind: sasrec, dropout: 0.0}", "--set", "train.lr=0.01"]
+    options += [part for setting in given for part in ("--set", setting)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, *launcher, "train", *options]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -30,9 +31,10 @@ def losses(tmp_path: Path, name: str) -> list[float]:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(shop: Path, tmp_path: Path) -> None:  # noqa: F811
+@pytest.mark.parametrize("mode", ["static", "both"])
+def test_two_processes_train_as_one(shop: Path, tmp_path: Path, mode: str) -> None:  # noqa: F811
     for name, launcher in (("one", ["-m", "cli.main"]), ("two", TOGETHER)):
-        done = train(tmp_path, name, launcher)
+        done = train(tmp_path, name, launcher, f"extraction.mode={mode}")
         assert done.returncode == 0, done.stderr[-2000:]
         assert done.stderr.count("train: done") == 1
         assert done.stdout.count("popularity") == 1

@@ -16,12 +16,15 @@ import torch.multiprocessing
 from torch import Tensor
 
 from reveal_core.backbones.sasrec import SasRec
-from reveal_core.balance.avl import AvlConfig
+from reveal_core.balance.avl import Avl, AvlConfig
 from reveal_core.batches import Batch
 from reveal_core.parallel import Group, current, joined
 from reveal_core.training import fit, make_avl
 from reveal_core.tuning.config import BalanceConfig
 from reveal_core.tuning.tuner import tune
+from tests.reveal_core.extraction.conftest import Shop
+from tests.reveal_core.extraction.test_alternation import TRAIN, Chatty
+from tests.reveal_core.extraction.test_alternation import config as extraction
 from tests.reveal_core.test_training import CONFIG, cycle_data, make_model
 from tests.reveal_core.tuning.conftest import NUM_ITEMS, Kit
 
@@ -35,6 +38,26 @@ def trained(folder: Path) -> dict[str, Tensor]:
     result = fit(model, cycle_data(41), replace(CONFIG, max_epochs=3), 0, folder, avl=avl)
     losses = torch.tensor([[epoch.train_loss, epoch.measured["avl/K"]] for epoch in result.history])
     return {"losses": losses, **result.weights}
+
+
+def extracted(folder: Path) -> dict[str, Tensor]:
+    """What learned extraction ends with, its prompts rewritten on the way: one process alone asks the critic."""
+    shop, critic = Shop(), Chatty()
+    avl = Avl(AvlConfig(enabled=True, every=2, apply_to="gradient"))
+    alternation = shop.alternation(extraction("text"), folder / "rounds", critic=critic, avl=avl)
+    model = shop.model(alternation.learner, backbone=SasRec(num_layers=1, num_heads=1, dropout=0.0))
+    result = fit(model, shop.data(), TRAIN, 3, folder, alternation=alternation)
+    assert bool(critic.asked) == current().leads
+    assert alternation.book is not None
+    rounds = torch.tensor([[done.loss, done.moved, done.rewritten, done.measured["avl/K"]] for done in result.rounds])
+    shown = {"texts": alternation.book.vectors_NT, "vectors": alternation.show(model).vectors_NV}
+    return {"rounds": rounds, **shown, **alternation.weights(), **result.weights}
+
+
+def looked(_: Path) -> dict[str, Tensor]:
+    """One image for two processes."""
+    look = Shop(num_items=1).learner(extraction()).look()
+    return {"vectors": look.vectors_NV, "attention": torch.from_numpy(look.attention_NQP)}
 
 
 def tuned(folder: Path) -> dict[str, Tensor]:
@@ -61,7 +84,7 @@ def gathered(_: Path) -> dict[str, Tensor]:
     return {"rows": rows.detach(), "gradient": group.sum(x_KD.grad)}
 
 
-WORK: list[Callable[[Path], dict[str, Tensor]]] = [trained, tuned, gathered]
+WORK: list[Callable[[Path], dict[str, Tensor]]] = [trained, extracted, looked, tuned, gathered]
 
 
 def _work(rank: int, port: int, folder: Path) -> None:
