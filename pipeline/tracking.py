@@ -16,7 +16,7 @@ from reveal_core.config import result_settings
 from reveal_core.errors import first_reason
 
 #: The files with the epochs of a training, and what their curves are called.
-HISTORIES = {"train": "history.json", "teacher": "teacher_history.json"}
+HISTORIES = {"train": "history.json", "teacher": "teacher_history.json", "untaught": "untaught_history.json"}
 
 
 @contextmanager
@@ -49,7 +49,7 @@ class Tracking:
 
         Args:
             key: of the training.
-            curves: ``train`` or ``teacher``.
+            curves: ``train``, ``teacher`` or ``untaught``.
         """
         self._told.add((curves, step))
         named = {f"{curves}/{name}": value for name, value in values.items()}

@@ -232,7 +232,8 @@ class SequenceRecommender(nn.Module):
 
     def show_images(self, vectors_NV: Tensor) -> None:
         """Replace the items' visual vectors, (N + 1, V): extraction has learned."""
-        self.tower.parts["image"].vectors.copy_(vectors_NV)  # type: ignore[operator]
+        # Not copied into the old ones, which may be somebody else's too.
+        self.tower.parts["image"].vectors = vectors_NV
 
     @property
     def all_items(self) -> Tensor:

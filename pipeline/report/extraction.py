@@ -48,9 +48,10 @@ def extraction(run: Run, pictures: Pictures) -> Section | None:
 
 def _told(run: Run, rounds: Rounds) -> Prose:
     last = rounds[-1]
+    kept = _kept(run)
+    reads = f"what was learned by the end of round {kept}" if kept else "what was extracted before the first of them"
     return Prose(
-        f"{len(rounds)} rounds of feedback from the training interactions; the model reads what was learned by the "
-        f"end of round {_kept(run)}. "
+        f"{len(rounds)} rounds of feedback from the training interactions; the model reads {reads}. "
         f"In the last round the most urgent tenth of the items held {last['priority']['top_10%']:.0%} of the priority, "
         f"{last['priority']['rank_higher']:.0%} of the items should be ranked higher and "
         f"{last['priority']['stop_over_exposing']:.0%} are shown too often."

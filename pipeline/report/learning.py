@@ -39,6 +39,15 @@ def _tuning(run: Run) -> Iterator[Block]:
     yield Chart(f"The tuned embedder by itself, best epoch {best}", alt, svg, run.source(TUNING), keys)
 
 
+#: By what :class:`pipeline.stages.train.Train` calls the recommender that it kept.
+_KEPT = {
+    "teacher": "The recommender that taught the extraction is the one that was kept: on validation no new one did better.",
+    "new": "One recommender taught the extraction; a new one, trained on what was then extracted, did better on "
+    "validation and took its place.",
+    "untaught": "Nothing that was learned is kept: on validation a recommender on what was extracted before did better.",
+}
+
+
 def _training(run: Run) -> Iterator[Block]:
     if not run.has(HISTORY):
         return
@@ -46,10 +55,7 @@ def _training(run: Run) -> Iterator[Block]:
     teacher: Epochs = run.json(TEACHER) if run.has(TEACHER) else []
     best = run.told("train")["best_epoch"]
     if teacher:
-        taken = run.json("train/model.json")["extraction"].get("refitted", False)
-        which = "a new one, trained on what was then extracted, did better on validation and took its place"
-        stayed = "a new one, trained on what was then extracted, did no better on validation, so it stayed"
-        yield Prose(f"One recommender taught the extraction; {which if taken else stayed}.")
+        yield Prose(_KEPT[run.json("train/model.json")["extraction"]["recommender"]])
     yield Charts([_loss(run, history, teacher), _valid(run, history, teacher, best)])
     norms = [_by_owner(run, history, what) for what in _BY_OWNER]
     balance = [_avl(run, history, what) for what in ("K", "delta")]

@@ -7,12 +7,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
 import torch
 from safetensors.torch import save_file
+from torch import Tensor
 
 from pipeline.files import FileDigests, write_array, write_json
 from pipeline.lineage import read_data
@@ -36,6 +37,11 @@ from reveal_core.model import ModelConfig, SequenceRecommender, build_model
 from reveal_core.training import METRIC, Epoch, TrainConfig, TrainingData, TrainResult, fit, make_avl
 
 
+#: The one that learned extraction learned from; a new one; one on what was extracted before anything was learned.
+Recommender = Literal["teacher", "new", "untaught"]
+_PHASES: dict[Recommender, str] = {"teacher": "learn to extract", "new": "train", "untaught": "train untaught"}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Train(Stage):
     """Fit the model to the training interactions; keep the weights of the best validation.
@@ -44,12 +50,13 @@ class Train(Stage):
     extraction it reads), ``history.json`` (every epoch); where it reads other visual vectors than those of the stage
     before, ``item_images.npy``, (N + 1, V).
     Learned extraction adds ``extractor.safetensors``, ``attention.npy`` (N + 1, Q, P; float16),
-    ``teacher_history.json`` (the epochs of the recommender that it learned from), ``rounds.json`` and for each round
+    ``teacher_history.json`` (the epochs of the recommender that it learned from), ``untaught_history.json`` (those of
+    one on what was extracted before anything was learned), ``rounds.json`` and for each round
     ``rounds/feedback-<n>.parquet`` and ``rounds/prompts-<n>.parquet``.
     """
 
     name: ClassVar[str] = "train"
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     shared: ClassVar[bool] = True
 
     seed: int
@@ -92,17 +99,17 @@ class Train(Stage):
         alternation = self._alternation(inputs, data, work)
         started = time.monotonic()
         if alternation is None:
-            outcome = self._fit(features, data, work, "train")
+            outcome = self._fit(features, data, work)
         else:
             outcome = self._learn_extraction(alternation, features, data, work)
         result, best = outcome.result, outcome.best
         trained = {"num_items": num_items, "seed": self.seed, "best_epoch": result.best_epoch, "valid": best.valid}
         if alternation is not None:
-            trained["extraction"] = {"round": alternation.at.round, "refitted": outcome.refitted}
+            trained["extraction"] = {"round": alternation.at.round, "recommender": outcome.name}
         save_model(work.out_dir, outcome.model, self.model, trained)
         if self.replaces_images:
             write_array(work.out_dir / "item_images.npy", outcome.features.image.numpy())
-        write_json(work.out_dir / "history.json", [asdict(epoch) for epoch in result.history])
+        _write_history(work.out_dir, "history.json", outcome)
         return {
             "epochs": len(result.history),
             "best_epoch": result.best_epoch,
@@ -119,50 +126,50 @@ class Train(Stage):
         features: ItemFeatures,
         data: TrainingData,
         work: Workspace,
-        name: str,
+        name: Recommender = "new",
         alternation: Alternation | None = None,
     ) -> _Outcome:
         counts = np.bincount(data.train.sequences.items, minlength=features.num_items + 1)
         model = build_model(self.model, features, self.seed, torch.from_numpy(counts))
-        with work.progress.track(name, self.train.max_epochs * data.num_targets) as advance:
+        phase = _PHASES[name]
+        with work.progress.track(phase, self.train.max_epochs * data.num_targets) as advance:
             result = fit(
                 model,
                 data,
                 self.train,
                 self.seed,
-                work.resume_dir / name.replace(" ", "-"),
+                work.resume_dir / phase.replace(" ", "-"),
                 advance,
                 lambda epoch: _tell(epoch, name, work),
                 avl=make_avl(self.avl, self.model.modalities),
                 alternation=alternation,
             )
         model.load_state_dict(result.weights)
-        return _Outcome(model, features, result)
+        return _Outcome(model, features, result, name)
 
     def _learn_extraction(
         self, alternation: Alternation, features: ItemFeatures, data: TrainingData, work: Workspace
     ) -> _Outcome:
-        """The alternation; then, if asked, a new recommender on what it extracts. Validation decides between them."""
-        learner = alternation.learner
-        outcome = self._fit(
-            features.with_images(learner.look().vectors_NV), data, work, "learn to extract", alternation
-        )
-        write_json(work.out_dir / "teacher_history.json", [asdict(epoch) for epoch in outcome.result.history])
-        look = learner.look()
-        outcome = replace(outcome, features=features.with_images(look.vectors_NV))
+        """The alternation; then, if asked, a new recommender on what it extracts, and one on what was extracted before
+        it. Validation decides among them: where nothing that was learned does better, nothing of it is kept."""
+        untaught = _State.of(alternation)
+        given = features.with_images(untaught.look.vectors_NV)
+        teacher = self._fit(given, data, work, "teacher", alternation)
+        rounds, taught = teacher.result.rounds, _State.of(alternation)
+        _write_history(work.out_dir, "teacher_history.json", teacher)
+        found = [(replace(teacher, features=features.with_images(taught.look.vectors_NV)), taught)]
         if self.extraction.refit:
-            units = learner.extractor.units
-            learner.calibrate()
-            refitted = self._fit(features.with_images(learner.look().vectors_NV), data, work, "train")
-            compared = f"a new one's {refitted.metric:.4f}, the teacher's {outcome.metric:.4f}"
-            work.progress.log(f"validation {METRIC} of the two recommenders: {compared}")
-            if refitted.metric > outcome.metric:
-                result = replace(refitted.result, rounds=outcome.result.rounds)
-                outcome = replace(refitted, result=result, refitted=True)
-            else:
-                learner.extractor.units = units
-        _save_extraction(work.out_dir, alternation, look, outcome.result.rounds)
-        return outcome
+            alternation.learner.calibrate()
+            calibrated = _State.of(alternation)
+            found.append((self._fit(features.with_images(calibrated.look.vectors_NV), data, work), calibrated))
+            found.append((self._fit(given, data, work, "untaught"), untaught))
+            _write_history(work.out_dir, "untaught_history.json", found[-1][0])
+            compared = ", ".join(f"{outcome.name} {outcome.metric:.4f}" for outcome, _ in found)
+            work.progress.log(f"validation {METRIC} of the recommenders: {compared}")
+        outcome, state = max(found, key=lambda one: one[0].metric)
+        alternation.load(state.position, state.weights)
+        _save_extraction(work.out_dir, alternation, state.look, rounds)
+        return replace(outcome, result=replace(outcome.result, rounds=rounds))
 
     def _alternation(self, inputs: Mapping[str, Path], data: TrainingData, work: Workspace) -> Alternation | None:
         if self.encoder is None:
@@ -185,14 +192,27 @@ class Train(Stage):
 
 
 @dataclass(frozen=True)
+class _State:
+    """An extraction that a recommender may read."""
+
+    position: dict[str, Any]
+    weights: dict[str, Tensor]
+    look: Look
+
+    @classmethod
+    def of(cls, alternation: Alternation) -> _State:
+        weights = {name: tensor.clone() for name, tensor in alternation.weights().items()}
+        return cls(alternation.dump(), weights, alternation.learner.look())
+
+
+@dataclass(frozen=True)
 class _Outcome:
     """A trained recommender, at its best epoch, and what it reads."""
 
     model: SequenceRecommender
     features: ItemFeatures
     result: TrainResult
-    refitted: bool = False
-    """whether it took the place of the recommender that taught the extraction"""
+    name: Recommender
 
     @property
     def best(self) -> Epoch:
@@ -212,8 +232,12 @@ def _save_extraction(folder: Path, alternation: Alternation, look: Look, rounds:
         shutil.copytree(alternation.folder, folder / "rounds")
 
 
-def _tell(epoch: Epoch, name: str, work: Workspace) -> None:
-    work.measure("train" if name == "train" else "teacher", epoch.epoch, epoch.values())
+def _write_history(folder: Path, file: str, outcome: _Outcome) -> None:
+    write_json(folder / file, [asdict(epoch) for epoch in outcome.result.history])
+
+
+def _tell(epoch: Epoch, name: Recommender, work: Workspace) -> None:
+    work.measure("train" if name == "new" else name, epoch.epoch, epoch.values())
     if epoch.valid is not None:
         valid = f"validation {METRIC} {epoch.valid[METRIC]:.4f}"
         work.progress.log(f"epoch {epoch.epoch}: loss {epoch.train_loss:.4f}, {valid}")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -30,8 +30,8 @@ from reveal_core.training import METRIC, TrainResult
 
 STATIC_FILES = ["history.json", "model.json", "model.safetensors"]
 EXTRACTED = ["attention.npy", "extractor.safetensors", "item_images.npy", "rounds", "rounds.json"]
-LEARNED_FILES = sorted([*STATIC_FILES, *EXTRACTED, "teacher_history.json"])
-TEACH, REFIT = "learn to extract", "train"
+LEARNED_FILES = sorted([*STATIC_FILES, *EXTRACTED, "teacher_history.json", "untaught_history.json"])
+TEACH, REFIT, UNTAUGHT = PHASES = ("learn to extract", "train", "train untaught")
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,14 @@ def killed(recorder: Any, phase: str, line: str | None) -> Any:
 
 @pytest.mark.parametrize(
     ("phase", "line", "left"),
-    [(TEACH, "round 1", 5), (TEACH, "round 2", 4), (REFIT, None, 3), (REFIT, "epoch 1", 2), (REFIT, "epoch 3", 0)],
+    [
+        (TEACH, "round 1", 8),
+        (TEACH, "round 2", 7),
+        (REFIT, None, 6),
+        (REFIT, "epoch 1", 5),
+        (REFIT, "epoch 3", 3),
+        (UNTAUGHT, "epoch 2", 1),
+    ],
 )
 def test_a_killed_run_goes_on_to_the_same_bytes(visual_shop: Any, phase: str, line: str | None, left: int) -> None:
     settings, name = visual_shop.extraction(tail_blocks=1), f"killed-{phase}-{line}"
@@ -149,17 +156,17 @@ def test_a_killed_run_goes_on_to_the_same_bytes(visual_shop: Any, phase: str, li
 
 
 class Weakened:
-    """The real training, but one phase learns next to nothing and the other fast; remembers how both ended."""
+    """The real training, but one phase learns fast and the others next to nothing; remembers how all ended."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, loser: str) -> None:
-        self.loser, self.ended, self.fit = loser, dict[str, TrainResult](), training.fit
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, winner: str) -> None:
+        self.winner, self.ended, self.fit = winner, dict[str, TrainResult](), training.fit
         monkeypatch.setattr("pipeline.stages.train.fit", self)
 
-    def __call__(self, model: Any, data: Any, config: Any, *rest: Any, alternation: Any, **more: Any) -> TrainResult:
-        phase = REFIT if alternation is None else TEACH
+    def __call__(self, model: Any, data: Any, config: Any, seed: int, resume_dir: Path, *rest: Any, **more: Any) -> Any:
+        phase = resume_dir.name.replace("-", " ")
         # One look, at the end: the extraction that is kept is that of all rounds.
-        config = replace(config, lr=1e-9 if phase == self.loser else 0.03, eval_every=config.max_epochs)
-        self.ended[phase] = self.fit(model, data, config, *rest, alternation=alternation, **more)
+        config = replace(config, lr=0.03 if phase == self.winner else 1e-9, eval_every=config.max_epochs)
+        self.ended[phase] = self.fit(model, data, config, seed, resume_dir, *rest, **more)
         return self.ended[phase]
 
     def valid(self, phase: str) -> dict[str, float]:
@@ -182,18 +189,26 @@ def extracted(shop: Any, trained: Path, settings: ExtractionConfig) -> torch.Ten
     return vectors
 
 
-@pytest.mark.parametrize("winner", [TEACH, REFIT])
+@pytest.mark.parametrize("winner", PHASES)
 def test_validation_decides_whose_recommender_and_units_are_kept(
-    visual_shop: Any, monkeypatch: pytest.MonkeyPatch, winner: Literal["learn to extract", "train"]
+    visual_shop: Any, monkeypatch: pytest.MonkeyPatch, winner: str
 ) -> None:
-    fits = Weakened(monkeypatch, loser=REFIT if winner == TEACH else TEACH)
+    fits = Weakened(monkeypatch, winner)
     settings, name = visual_shop.extraction("soft", tail_blocks=1), f"winner-{winner}"
     out, report = visual_shop.train(settings, name)
-    assert fits.valid(winner)[METRIC] > fits.valid(fits.loser)[METRIC] + 0.02
+    assert all(fits.valid(winner)[METRIC] > fits.valid(loser)[METRIC] + 0.02 for loser in {*PHASES} - {winner})
     assert report["valid"] == fits.valid(winner)
     assert report["best_epoch"] == fits.ended[winner].best_epoch
     assert report["rounds"] == len(json.loads((out / "rounds.json").read_text())) == 2
-    for file, phase in (("history.json", winner), ("teacher_history.json", TEACH)):
+    assert json.loads((out / "model.json").read_text())["extraction"] == {
+        "round": 0 if winner == UNTAUGHT else 2,
+        "recommender": {TEACH: "teacher", REFIT: "new", UNTAUGHT: "untaught"}[winner],
+    }
+    for file, phase in (
+        ("history.json", winner),
+        ("teacher_history.json", TEACH),
+        ("untaught_history.json", UNTAUGHT),
+    ):
         losses = [line["train_loss"] for line in json.loads((out / file).read_text())]
         assert losses == [epoch.train_loss for epoch in fits.ended[phase].history]
     for weight, kept in load_file(out / "model.safetensors").items():
@@ -203,7 +218,8 @@ def test_validation_decides_whose_recommender_and_units_are_kept(
     assert np.array_equal(extracted(visual_shop, out, settings).numpy(), vectors)
     length = np.sqrt((vectors[1:15].astype(np.float64) ** 2).sum(axis=1).mean())
     # The teacher's units are those of the vectors before its rounds, and these have moved since.
-    assert (abs(length - 1) < 1e-4, np.abs(vectors[1:15].mean(axis=0)).max() < 1e-5) == ((winner == REFIT,) * 2)
+    centred = abs(length - 1) < 1e-4, np.abs(vectors[1:15].mean(axis=0)).max() < 1e-5
+    assert centred == ((winner != TEACH,) * 2)
     assert visual_shop.evaluated(out, settings, name)["valid"][METRIC] == pytest.approx(
         report["valid"][METRIC], abs=1e-12
     )
