@@ -41,10 +41,10 @@ def _tuning(run: Run) -> Iterator[Block]:
 
 #: By what :class:`pipeline.stages.train.Train` calls the recommender that it kept.
 _KEPT = {
-    "teacher": "The recommender that taught the extraction is the one that was kept: on validation no new one did better.",
+    "teacher": "The recommender that taught the extraction was kept: on validation no new one did better.",
     "new": "One recommender taught the extraction; a new one, trained on what was then extracted, did better on "
     "validation and took its place.",
-    "untaught": "Nothing that was learned is kept: on validation a recommender on what was extracted before did better.",
+    "untaught": "Nothing that was learned was kept: on validation a recommender on what was extracted before did better.",
 }
 
 

@@ -36,7 +36,6 @@ from reveal_core.features import ItemFeatures
 from reveal_core.model import ModelConfig, SequenceRecommender, build_model
 from reveal_core.training import METRIC, Epoch, TrainConfig, TrainingData, TrainResult, fit, make_avl
 
-
 #: The one that learned extraction learned from; a new one; one on what was extracted before anything was learned.
 Recommender = Literal["teacher", "new", "untaught"]
 _PHASES: dict[Recommender, str] = {"teacher": "learn to extract", "new": "train", "untaught": "train untaught"}
