@@ -5,7 +5,7 @@ Shapes: B items of a block, G row groups of the file, R those that are read.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,10 @@ import pyarrow.parquet as pq
 
 from reveal_core.schema import ITEM_ID
 
-#: Items, and images, whose patches are in memory at once when the vectors are written.
-BLOCK = 1024
+#: Items whose vectors are in memory at once when they are written, and stand in one row group.
+BLOCK = 8192
+#: Images whose patches are.
+_PATCHES = 1024
 #: An earlier result is written in blocks too: from so many of them a block takes items over, at most.
 _MOST_GROUPS = 4
 
@@ -25,9 +27,9 @@ _MOST_GROUPS = 4
 Read = Callable[[list[str]], npt.NDArray[np.floating[Any]]]
 
 
-def blocks(count: int) -> Iterator[slice]:
+def blocks(count: int, size: int = BLOCK) -> Iterator[slice]:
     """The rows of each block, of ``count`` in all."""
-    return (slice(start, start + BLOCK) for start in range(0, count, BLOCK))
+    return (slice(start, start + size) for start in range(0, count, size))
 
 
 def vector_column(values: npt.NDArray[np.float32], has: npt.NDArray[np.bool_]) -> pl.Series:
@@ -42,7 +44,7 @@ def mean_column(keys: Sequence[Sequence[str]], width: int, read: Read) -> pl.Ser
     values = np.zeros((len(keys), width), dtype=np.float32)
     if has.any():
         flat = [key for several in keys for key in several]
-        found = np.concatenate([read(flat[block]) for block in blocks(len(flat))])
+        found = np.concatenate([read(flat[block]) for block in blocks(len(flat), _PATCHES)])
         starts = np.cumsum(counts[has]) - counts[has]
         values[has] = np.add.reduceat(found.astype(np.float32), starts) / counts[has, None].astype(np.float32)
     return vector_column(values, has)
@@ -57,17 +59,24 @@ class EarlierVectors:
         self._sizes_G = np.array([facts.row_group(group).num_rows for group in range(facts.num_row_groups)], np.int64)
         self._ends_G = np.cumsum(self._sizes_G)
 
-    def rows(self, items: pl.DataFrame, before: pl.DataFrame, made_of: Sequence[str]) -> pl.Series:
-        """Of each item the row whose vector may be taken over; null where it is made of other things now.
+    def rows(
+        self, items: pl.DataFrame, before: pl.DataFrame, made_of: Mapping[str, Sequence[str]]
+    ) -> dict[str, pl.Series]:
+        """For each kind of vector, of each item the row whose vector may be taken over; null where it is made of other
+        things now.
 
         Args:
             before: the items of the earlier result, in the order of its rows.
-            made_of: the columns of both in which all stands that a vector is made of.
+            made_of: for each kind the columns of both in which all stands that a vector is made of.
         """
-        numbered = before.select(ITEM_ID, *made_of).with_columns(pl.int_range(pl.len()).alias("row"))
-        both = items.select(ITEM_ID, *made_of).join(
+        columns = [name for names in made_of.values() for name in names]
+        numbered = before.select(ITEM_ID, *columns).with_columns(pl.int_range(pl.len()).alias("row"))
+        both = items.select(ITEM_ID, *columns).join(
             numbered, on=ITEM_ID, how="left", suffix=" before", maintain_order="left"
         )
+        return {kind: self._same(both, names) for kind, names in made_of.items()}
+
+    def _same(self, both: pl.DataFrame, made_of: Sequence[str]) -> pl.Series:
         same = [pl.col(name).eq_missing(pl.col(f"{name} before")) for name in made_of]
         rows = both.select(pl.when(*same).then("row").fill_null(-1)).to_series().to_numpy().copy()
         groups = np.where(rows < 0, -1, self._groups(rows))

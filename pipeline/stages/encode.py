@@ -148,8 +148,7 @@ class _Items:
             return cls(items, {IMAGE: none, TEXT: none}, None)
         vectors = EarlierVectors(earlier.result / FEATURES)
         before = _made_of(earlier.inputs, read_images(earlier.inputs, encoder))
-        rows = {IMAGE: vectors.rows(items, before, [KEY]), TEXT: vectors.rows(items, before, TEXT_FIELDS)}
-        return cls(items, rows, vectors)
+        return cls(items, vectors.rows(items, before, {IMAGE: [KEY], TEXT: TEXT_FIELDS}), vectors)
 
     def to_make(self, column: str) -> pl.DataFrame:
         return self.items.filter(self.rows[column].is_null())
