@@ -32,7 +32,8 @@ data:
 encoder: {{kind: fake}}
 model: {{hidden_dim: 16, max_seq_len: 5, backbone: {{kind: sasrec, num_layers: 1, num_heads: 1, dropout: 0.0}}}}
 train: {{max_epochs: 3, lr: 0.02, device: cpu}}
-extraction: {{num_prompts: 2, num_heads: 2, recommender_epochs: 1, visual_batch: 8, lr: 0.05, refit: false}}
+extraction: {{num_prompts: 2, num_heads: 2, recommender_epochs: 1, visual_batch: 8, lr: 0.05, refit: false,
+  untaught: false}}
 evaluate: {{ks: [5, 10]}}
 executor: {{kind: local, workers: 1}}
 """

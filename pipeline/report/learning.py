@@ -44,7 +44,7 @@ _KEPT = {
     "teacher": "The recommender that taught the extraction was kept: on validation no new one did better.",
     "new": "One recommender taught the extraction; a new one, trained on what was then extracted, did better on "
     "validation and took its place.",
-    "untaught": "Nothing that was learned was kept: on validation a recommender on what was extracted before did better.",
+    "untaught": "Nothing that was learned was kept: on validation one on what was extracted before did better.",
 }
 
 
@@ -55,7 +55,9 @@ def _training(run: Run) -> Iterator[Block]:
     teacher: Epochs = run.json(TEACHER) if run.has(TEACHER) else []
     best = run.told("train")["best_epoch"]
     if teacher:
-        yield Prose(_KEPT[run.json("train/model.json")["extraction"]["recommender"]])
+        kept = run.json("train/model.json")["extraction"].get("recommender")
+        if kept is not None:  # earlier versions did not say
+            yield Prose(_KEPT[kept])
     yield Charts([_loss(run, history, teacher), _valid(run, history, teacher, best)])
     norms = [_by_owner(run, history, what) for what in _BY_OWNER]
     balance = [_avl(run, history, what) for what in ("K", "delta")]

@@ -50,12 +50,12 @@ class Train(Stage):
     before, ``item_images.npy``, (N + 1, V).
     Learned extraction adds ``extractor.safetensors``, ``attention.npy`` (N + 1, Q, P; float16),
     ``teacher_history.json`` (the epochs of the recommender that it learned from), ``untaught_history.json`` (those of
-    one on what was extracted before anything was learned), ``rounds.json`` and for each round
+    one on what was extracted before anything was learned; if asked for), ``rounds.json`` and for each round
     ``rounds/feedback-<n>.parquet`` and ``rounds/prompts-<n>.parquet``.
     """
 
     name: ClassVar[str] = "train"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 2
     shared: ClassVar[bool] = True
 
     seed: int
@@ -150,7 +150,7 @@ class Train(Stage):
         self, alternation: Alternation, features: ItemFeatures, data: TrainingData, work: Workspace
     ) -> _Outcome:
         """The alternation; then, if asked, a new recommender on what it extracts, and one on what was extracted before
-        it. Validation decides among them: where nothing that was learned does better, nothing of it is kept."""
+        it. Validation decides among them."""
         untaught = _State.of(alternation)
         given = features.with_images(untaught.look.vectors_NV)
         teacher = self._fit(given, data, work, "teacher", alternation)
@@ -161,10 +161,11 @@ class Train(Stage):
             alternation.learner.calibrate()
             calibrated = _State.of(alternation)
             found.append((self._fit(features.with_images(calibrated.look.vectors_NV), data, work), calibrated))
+        if self.extraction.untaught:
             found.append((self._fit(given, data, work, "untaught"), untaught))
             _write_history(work.out_dir, "untaught_history.json", found[-1][0])
-            compared = ", ".join(f"{outcome.name} {outcome.metric:.4f}" for outcome, _ in found)
-            work.progress.log(f"validation {METRIC} of the recommenders: {compared}")
+        compared = ", ".join(f"{outcome.name} {outcome.metric:.4f}" for outcome, _ in found)
+        work.progress.log(f"validation {METRIC} of the recommenders: {compared}")
         outcome, state = max(found, key=lambda one: one[0].metric)
         alternation.load(state.position, state.weights)
         _save_extraction(work.out_dir, alternation, state.look, rounds)

@@ -50,9 +50,11 @@ class ExtractionConfig(Config):
     weight_decay: float = 0.0
     """Decoupled weight decay of the prompts and the pooling, in units of the learning rate."""
     refit: bool = True
-    """Whether two new recommenders are trained at the end: on what has been learned to extract, as the one that taught
-    has fitted the vectors of the rounds before, and on what was extracted before anything was learned. Validation
-    decides among the three; without it, the one that taught is kept."""
+    """Whether a new recommender is trained at the end on what has been learned to extract, as the one that taught has
+    fitted the vectors of the rounds before. Validation decides which is kept."""
+    untaught: bool = True
+    """Whether one is also trained on what was extracted before anything was learned. Where validation prefers it,
+    nothing that was learned is kept: learning then costs time and no more."""
     uniform_share: float = 0.5
     """Share of the items of a visual pass drawn uniformly; the others are drawn by priority."""
 

@@ -256,6 +256,7 @@ def test_what_has_no_effect_on_a_fixed_mean_reruns_nothing(reveal: Callable[...,
         "tail_blocks=1",
         "critic={kind: none}",
         "refit=false",
+        "untaught=false",
     ]
     for setting in [*(f"extraction.{one}" for one in settings), "avl.alpha=2", "avl.apply_to=loss"]:
         assert ran(reveal("train", "--set", setting)) == [], setting
@@ -267,7 +268,7 @@ def test_what_has_no_effect_on_a_fixed_mean_reruns_nothing(reveal: Callable[...,
         (["extraction.mode=soft", "extraction.tail_blocks=0"], ["train", "evaluate"]),
         (["extraction.mode=both", "extraction.tail_blocks=0", "avl.enabled=true"], ["train", "evaluate"]),
         (["extraction.mode=soft", "extraction.tail_blocks=1"], ["encode", "train", "evaluate"]),
-        (["extraction.mode=soft", "extraction.tail_blocks=0", "extraction.refit=false"], ["train", "evaluate"]),
+        (["extraction.mode=soft", "extraction.tail_blocks=0", "extraction.untaught=false"], ["train", "evaluate"]),
         (["extraction.control=shuffled"], ["train", "evaluate"]),
         (["avl.enabled=true"], ["train", "evaluate"]),
     ],

@@ -81,7 +81,7 @@ def test_the_vectors_are_those_of_the_best_round(visual_shop: Any, monkeypatch: 
         return replace(found, metrics={**found.metrics, "ndcg@10": float(ended + 1 == best)})
 
     monkeypatch.setattr(training, "validate", one_is_best)
-    settings = visual_shop.extraction(tail_blocks=1, refit=False)
+    settings = visual_shop.extraction(tail_blocks=1, refit=False, untaught=False)
     out, report = visual_shop.train(settings, f"train-best{best}", progress=told)
     assert (report["best_epoch"], report["rounds"]) == (best, 2)
     assert json.loads((out / "rounds.json").read_text())[1]["moved"] > 0.01
@@ -227,7 +227,7 @@ def test_validation_decides_whose_recommender_and_units_are_kept(
 
 def test_without_a_refit_the_teacher_is_kept(visual_shop: Any) -> None:
     progress = visual_shop.recorder()
-    settings = visual_shop.extraction("soft", tail_blocks=1, refit=False)
+    settings = visual_shop.extraction("soft", tail_blocks=1, refit=False, untaught=False)
     out, report = visual_shop.train(settings, "no-refit", progress=progress)
     assert progress.phases[-1] == TEACH
     assert REFIT not in progress.phases
