@@ -155,13 +155,12 @@ class FileDigests:
         import polars as pl
 
         query = f"SELECT path, stamp, fact FROM facts WHERE kind = ? AND {_IS_BELOW}"  # noqa: S608 - a constant
-        names = ("path", "stamp", "fact")
-        blocks = [pl.DataFrame(schema=dict.fromkeys(names, pl.String))]
+        schema = dict.fromkeys(("path", "stamp", "fact"), pl.String)
+        blocks = [pl.DataFrame(schema=schema)]
         try:
             found = self._connection.execute(query, (kind, *_below(folder)))
             while rows := found.fetchmany(_ROWS):
-                # By columns: from rows polars takes three times as long.
-                blocks.append(pl.DataFrame(dict(zip(names, zip(*rows, strict=True), strict=True)), blocks[0].schema))
+                blocks.append(pl.DataFrame(rows, schema, orient="row"))
         except sqlite3.DatabaseError as error:
             _log.debug("%s", error)
         return pl.concat(blocks)
