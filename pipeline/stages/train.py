@@ -161,7 +161,8 @@ class Train(Stage):
             alternation.learner.calibrate()
             calibrated = _State.of(alternation)
             found.append((self._fit(features.with_images(calibrated.look.vectors_NV), data, work), calibrated))
-        if self.extraction.untaught:
+        # On the extraction of the beginning the new one has been trained already.
+        if self.extraction.untaught and not (self.extraction.refit and taught.position["round"] == 0):
             found.append((self._fit(given, data, work, "untaught"), untaught))
             _write_history(work.out_dir, "untaught_history.json", found[-1][0])
         compared = ", ".join(f"{outcome.name} {outcome.metric:.4f}" for outcome, _ in found)
