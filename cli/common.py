@@ -82,6 +82,17 @@ def open_runner(manifest_path: Path, overrides: tuple[str, ...], workdir: Path) 
         yield manifest, Runner(manifest.name, plan(manifest), store)
 
 
+@contextmanager
+def _imports_at_rest() -> Iterator[None]:
+    """The collector of cycles leaves alone what has been imported; it would walk over it whenever a table is built from
+    texts, which takes a tenth of a run in which little changed."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
 def print_stale(run: FinishedRun) -> None:
     """Say on the error stream why a run is not what its manifest asks for."""
     for line in run.stale:
@@ -99,10 +110,8 @@ def run_until(stage: str, manifest_path: Path, overrides: tuple[str, ...], workd
     from pipeline.attempt import run_tracked
     from pipeline.files import read_json
 
-    # What has been imported stays. The collector of cycles would walk over it whenever a table is built from texts.
-    gc.freeze()
     errors = Console(stderr=True)
-    with open_runner(manifest_path, overrides, workdir) as (manifest, runner):
+    with _imports_at_rest(), open_runner(manifest_path, overrides, workdir) as (manifest, runner):
         outcome = run_tracked(manifest, manifest.name, stage, runner.store, make_progress(errors))
     folder = workdir / "runs" / manifest.name
     evaluated = any(status.stage == "evaluate" for status, _ in outcome)
