@@ -56,10 +56,12 @@ def _check_stars(pattern: str, specs: Sequence[str]) -> None:
 
 def leaves_folder(path: str) -> bool:
     """Whether a relative path, on any system, is none or leads out of the folder it is relative to."""
-    if not (path.startswith("/") or ".." in path or "\\" in path or ":" in path or "\0" in path):
+    if path.startswith("/") or "\0" in path:
+        return True
+    if ".." not in path and ":" not in path:
         return False  # as nearly all: of a million, it counts
     parts = path.replace("\\", "/").split("/")
-    return path.startswith("/") or ".." in parts or parts[0].endswith(":") or "\0" in path
+    return ".." in parts or parts[0].endswith(":")
 
 
 def is_text(text: str) -> bool:
