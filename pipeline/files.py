@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sqlite3
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,36 @@ def file_stamp(path: Path | str) -> str:
 def stamp_of(facts: os.stat_result) -> str:
     """:func:`file_stamp` of a file that has been looked at already."""
     return f"{facts.st_size}:{facts.st_mtime_ns}:{facts.st_ctime_ns}:{facts.st_ino}"
+
+
+class FileFacts:
+    """What is known of many files without opening them, a number of bytes for each that does not depend on Python."""
+
+    def __init__(self) -> None:
+        self._known = array("b")
+        self._size, self._mtime, self._ctime, self._inode = array("q"), array("q"), array("q"), array("Q")
+
+    def add(self, facts: Sequence[os.stat_result | None]) -> None:
+        """None = a file of which nothing is to be known."""
+        self._known.extend([fact is not None for fact in facts])
+        self._size.extend([-1 if fact is None else fact.st_size for fact in facts])
+        self._mtime.extend([-1 if fact is None else fact.st_mtime_ns for fact in facts])
+        self._ctime.extend([-1 if fact is None else fact.st_ctime_ns for fact in facts])
+        self._inode.extend([0 if fact is None else fact.st_ino for fact in facts])
+
+    def digest_into(self, sha: hashlib._Hash) -> None:
+        """The sizes and times of writing."""
+        sha.update(self._size)
+        sha.update(self._mtime)
+
+    def stamps(self) -> pl.Series:
+        """:func:`stamp_of` each; null where nothing is known."""
+        import numpy as np
+        import polars as pl
+
+        columns = [pl.Series(np.asarray(column)) for column in (self._size, self._mtime, self._ctime, self._inode)]
+        known = pl.Series(np.asarray(self._known)) == 1
+        return pl.select(pl.when(known).then(pl.format("{}:{}:{}:{}", *columns))).to_series()
 
 
 def write_json(path: Path, value: object) -> None:
@@ -186,7 +217,7 @@ class FileDigests:
         """Nobody came for it."""
         self._handed_on.clear()
 
-    def forget(self, kind: str, folder: Path) -> None:
+    def forget(self, kind: str, folder: Path | str) -> None:
         """The facts of this kind about all files below a folder."""
         self._write(f"DELETE FROM facts WHERE kind = ? AND {_IS_BELOW}", [(kind, *_below(folder))])  # noqa: S608
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from operator import itemgetter
 
+import polars as pl
+
 _ANY_FOLDERS = "**"
 
 
@@ -83,6 +85,32 @@ def image_path(pattern: str, item_id: str) -> str | None:
     """
     path = pattern.format(item_id=item_id)
     return None if leaves_folder(path) else path
+
+
+def image_paths(pattern: str, item_ids: pl.Series) -> pl.Series:
+    """:func:`image_path` of each, null for None; of a million in a moment where the pattern does no more than cut."""
+    pieces = list(string.Formatter().parse(pattern))
+    parts = [part for piece in pieces if (part := _part(*piece)) is not None]
+    if len(parts) < len(pieces):
+        return pl.Series([image_path(pattern, item_id) for item_id in item_ids], dtype=pl.String)
+    paths: pl.Series = pl.DataFrame({"id": item_ids}).select(pl.concat_str(parts)).to_series()
+    out = [path for path in paths.filter(paths.str.contains(_DOUBTFUL)) if leaves_folder(path)]
+    return paths.set(paths.is_in(out), None) if out else paths
+
+
+#: In every path that leaves a folder there is one of these.
+_DOUBTFUL = r"^/|\x00|\.\.|:"
+
+
+def _part(literal: str, field: str | None, spec: str | None, conversion: str | None) -> pl.Expr | None:
+    """What a piece of a pattern is in a column of paths; None where only ``str.format`` knows."""
+    if field is None:
+        return pl.lit(literal)
+    cut = re.fullmatch(r"(?:\.([0-9]+))?", spec or "")
+    if cut is None or conversion is not None:
+        return None
+    item_id = pl.col("id")
+    return pl.lit(literal) + (item_id if cut[1] is None else item_id.str.slice(0, int(cut[1])))
 
 
 class Names:

@@ -16,7 +16,7 @@ from pipeline.proposal.pictures import is_image
 from pipeline.proposal.remarks import Remark
 from pipeline.proposal.tables import propose_table
 from pipeline.proposal.writing import settings
-from pipeline.sources.folder import listing
+from pipeline.sources.folder import file_names
 from reveal_core.errors import UserError
 
 _DEEPEST = 2  # folders down, a table is looked for
@@ -39,7 +39,7 @@ def propose(root: Path, now: datetime) -> Proposal:
     """
     if not root.is_dir():
         raise UserError("no such folder", where=str(root), mend="name the folder of your files")
-    files = [name for name, _ in listing(root, follow_links=False)]
+    files = list(file_names(root, follow_links=False))
     adapter, raw, remarks = _adapter(root, files, now)
     content = propose_content(root, files, adapter, raw)
     images = {"images": content.images} if content.images else {}

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -192,14 +189,3 @@ def inside_root(root: Path, name: str) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise UserError(f"{name!r} leads out of data.root", where="data.images", mend="link it into data.root")
     return root / name
-
-
-def digest_listing(files: Iterable[tuple[str, os.stat_result | None]]) -> str:
-    """Digest over the names, sizes and times of files; without a stat only the name counts."""
-    sha = hashlib.sha256()
-    lines = (
-        f"{name}\0" if facts is None else f"{name}\0{facts.st_size}\0{facts.st_mtime_ns}\n" for name, facts in files
-    )
-    while some := "".join(islice(lines, 1 << 14)):
-        sha.update(some.encode("utf-8", "surrogateescape"))
-    return sha.hexdigest()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import MISSING, dataclass
+from itertools import chain
 from operator import attrgetter
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from pipeline.files import FileDigests, stamp_of
-from pipeline.patterns import Names, image_path, is_text, names_of
+from pipeline.files import FileDigests, FileFacts
+from pipeline.patterns import Names, image_path, image_paths, is_text, names_of
 from pipeline.sources.base import (
     CANDIDATES,
     ByPattern,
@@ -22,7 +25,6 @@ from pipeline.sources.base import (
     Found,
     Wanted,
     candidates,
-    digest_listing,
     inside_root,
 )
 from pipeline.stage import Workspace
@@ -97,7 +99,7 @@ class Folder(ByPattern):
 
     def _names(self, folder: Path) -> Names:
         """Those that patterns with ``*`` are looked up in."""
-        return Names(filter(is_text, (name for name, _ in listing(folder, self.follow_links))) if self._stars else ())
+        return Names(filter(is_text, file_names(folder, self.follow_links)) if self._stars else ())
 
     def settle(self, looked: pl.DataFrame, folder: Path | None, work: Workspace) -> list[str]:
         if (looked["status"] == "missing").all():
@@ -117,7 +119,7 @@ class Folder(ByPattern):
 
 def _by_name(pattern: str, items: pl.DataFrame) -> pl.DataFrame:
     """Candidates by a pattern that means one name: the look at a file tells whether it is there."""
-    paths = pl.Series("path", [image_path(pattern, item_id) for item_id in items[ITEM_ID]], pl.String)
+    paths = image_paths(pattern, items[ITEM_ID]).rename("path")
     rows = candidates([]).clear(items.height).with_columns(items[ITEM_INDEX], paths)
     return _with_verdict(rows, paths.is_null(), _ID_OUT)
 
@@ -162,8 +164,22 @@ def _checked(folder: Path) -> Path:
     return folder
 
 
-def listing(folder: Path, follow_links: bool) -> Iterator[tuple[str, os.stat_result | None]]:
-    """Every file below the folder by its relative name, in order; without a stat if it is not to be followed.
+def file_names(folder: Path, follow_links: bool) -> Iterator[str]:
+    """The names in :func:`listing`."""
+    return chain.from_iterable(files.names for files in listing(folder, follow_links))
+
+
+class Files(NamedTuple):
+    """Those in one folder, by name."""
+
+    names: list[str]
+    """Relative to the folder that is listed."""
+    facts: list[os.stat_result | None]
+    """None of one that is not to be followed."""
+
+
+def listing(folder: Path, follow_links: bool) -> Iterator[Files]:
+    """Every file below the folder, folder by folder in order of their names.
 
     A linked folder counts as its files, but a link back to a folder above is not taken, nor one inside a linked folder
     to a folder that was listed before: a few links could otherwise stand for more files than anybody can list.
@@ -181,60 +197,82 @@ def listing(folder: Path, follow_links: bool) -> Iterator[tuple[str, os.stat_res
 
 
 class _Level(NamedTuple):
-    """A folder that is being listed."""
+    """A folder whose files are listed; the folders in it are being listed."""
 
+    folder: str
     prefix: str
+    """Of the names in it."""
     place: tuple[int, int]
     """Device and inode."""
     linked: bool
     """Whether a link leads to it, or to a folder above."""
-    entries: Iterator[os.DirEntry[str]]
+    files: Files
+    folders: Iterator[tuple[str, bool]]
+    """Their names, and whether they are links."""
 
     @classmethod
-    def of(cls, folder: str | Path, prefix: str, *, linked: bool) -> _Level:
-        facts = Path(folder).stat()
-        with os.scandir(folder) as entries:
-            ordered = iter(sorted(entries, key=attrgetter("name")))
-        return cls(prefix, (facts.st_dev, facts.st_ino), linked, ordered)
+    def of(cls, folder: str, prefix: str, inside: _Inside | None, *, linked: bool) -> _Level:
+        files, folders = Files([], []), []
+        # Names are asked for within the open folder: a million times the way to it adds up.
+        with _opened(folder) as descriptor, os.scandir(descriptor) as entries:
+            own = os.fstat(descriptor)
+            for entry in sorted(entries, key=attrgetter("name")):
+                name = prefix + entry.name
+                if inside is not None and entry.is_symlink() and not inside(name):
+                    files.names.append(name)
+                    files.facts.append(None)
+                elif entry.is_file():
+                    files.names.append(name)
+                    files.facts.append(entry.stat())
+                elif entry.is_dir():
+                    folders.append((entry.name, entry.is_symlink()))
+        return cls(folder, prefix, (own.st_dev, own.st_ino), linked, files, iter(folders))
+
+
+@contextmanager
+def _opened(folder: str) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        yield descriptor
+    except OSError as error:
+        error.filename = folder
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def _below(folder: Path, inside: _Inside | None) -> Iterator[Files]:
+    """Without recursion: folders may lie deeper in one another than Python calls functions."""
+    levels = [_Level.of(str(folder), "", inside, linked=False)]
+    listed = {levels[0].place}
+    yield levels[0].files
+    while levels:
+        above = levels[-1]
+        for name, is_link in above.folders:
+            path, prefix = f"{above.folder}/{name}", f"{above.prefix}{name}/"
+            below = _Level.of(path, prefix, inside, linked=above.linked or is_link)
+            again = above.linked and is_link and below.place in listed
+            if not again and all(below.place != level.place for level in levels):
+                levels.append(below)
+                listed.add(below.place)
+                yield below.files
+                break  # what is below it comes before the next one
+        else:
+            levels.pop()
 
 
 def _looked_over(folder: Path, follow_links: bool) -> tuple[str, pl.DataFrame]:
-    """The digest of :func:`listing`, and the ``stamp`` of each ``path`` in it: null if it is not to be followed."""
-    paths: list[str] = []
-    stamps: list[str | None] = []
-
-    def noted() -> Iterator[tuple[str, os.stat_result | None]]:
-        for name, facts in listing(folder, follow_links):
-            if is_text(name):
-                paths.append(name)
-                stamps.append(None if facts is None else stamp_of(facts))
-            yield name, facts
-
-    digest = digest_listing(noted())
-    return digest, pl.DataFrame({"path": paths, "stamp": stamps}, dict.fromkeys(("path", "stamp"), pl.String))
-
-
-def _below(folder: Path, inside: _Inside | None) -> Iterator[tuple[str, os.stat_result | None]]:
-    """Without recursion: folders may lie deeper in one another than Python calls functions."""
-    levels = [_Level.of(folder, "", linked=False)]
-    listed = {levels[0].place}
-    while levels:
-        prefix, _, linked, entries = levels[-1]
-        for entry in entries:
-            name = prefix + entry.name
-            if inside is not None and entry.is_symlink() and not inside(name):
-                yield name, None
-            elif entry.is_file():
-                yield name, entry.stat()
-            elif entry.is_dir():
-                below = _Level.of(entry.path, f"{name}/", linked=linked or entry.is_symlink())
-                again = linked and entry.is_symlink() and below.place in listed
-                if not again and all(below.place != level.place for level in levels):
-                    levels.append(below)
-                    listed.add(below.place)
-                    break  # what comes after it here is listed after what is below it
-        else:
-            levels.pop()
+    """The digest over the names, sizes and times in :func:`listing`, of what is not to be followed over the name alone;
+    and the ``stamp`` of each ``path`` in it: null if it is not to be followed."""
+    sha, files, paths = hashlib.sha256(), FileFacts(), list[str | None]()
+    for names, facts in listing(folder, follow_links):
+        told = "\0".join([*names, "\0"])
+        sha.update(told.encode("utf-8", "surrogateescape"))
+        paths += names if is_text(told) else [name if is_text(name) else None for name in names]
+        files.add(facts)
+    files.digest_into(sha)
+    table = pl.DataFrame({"path": paths, "stamp": files.stamps()}, {"path": pl.String, "stamp": pl.String})
+    return sha.hexdigest(), table.drop_nulls("path")
 
 
 def _shared(paths: pl.Series) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import tarfile
@@ -16,7 +17,7 @@ import polars as pl
 
 from pipeline.files import FileDigests, file_stamp
 from pipeline.patterns import Names, is_text, leaves_folder, names_of
-from pipeline.sources.base import ByPattern, Candidate, Found, Wanted, candidates, digest_listing
+from pipeline.sources.base import ByPattern, Candidate, Found, Wanted, candidates
 from pipeline.stage import Workspace
 from reveal_core.errors import UserError
 from reveal_core.schema import ITEM_ID, ITEM_INDEX
@@ -51,8 +52,9 @@ class Tar(ByPattern):
 
     def external(self, folder: Path | None, digests: FileDigests) -> dict[str, str]:
         assert folder is not None
-        paths = self._paths(folder)
-        return {"the tar files": digest_listing((path.relative_to(folder).as_posix(), path.stat()) for path in paths)}
+        facts = ((path.relative_to(folder).as_posix(), path.stat()) for path in self._paths(folder))
+        told = "".join(f"{name}\0{fact.st_size}\0{fact.st_mtime_ns}\n" for name, fact in facts)
+        return {"the tar files": hashlib.sha256(told.encode("utf-8", "surrogateescape")).hexdigest()}
 
     def find(self, wanted: Wanted, folder: Path | None, work: Workspace) -> Found:
         assert folder is not None

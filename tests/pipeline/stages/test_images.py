@@ -13,7 +13,8 @@ import polars as pl
 import pytest
 
 from pipeline.executors.local import Local
-from pipeline.sources.folder import Folder, listing
+from pipeline.files import FileDigests
+from pipeline.sources.folder import Folder, file_names
 from pipeline.stages.images import Images
 from reveal_core.errors import UserError
 from reveal_core.images import FilePart, ImageLimits
@@ -84,9 +85,7 @@ def test_workers_and_order_do_not_change_a_byte(
     for number, item_id in enumerate(ids):
         (bench.images / f"{item_id}.jpg").write_bytes(jpeg(number)[: None if number % 4 else -50])
     alone = run(bench, ids, executor=Local(workers=1))[2]
-    monkeypatch.setattr(
-        bench.digests, "recall_all", lambda kind, folder, recall=bench.digests.recall_all: recall("", folder)
-    )
+    bench.digests = FileDigests(bench.root / "anew.sqlite")
     assert run(bench, ids, executor=Local(workers=2))[2] == alone
     assert bench.progress.done == {"images": 10}
 
@@ -168,7 +167,7 @@ def test_folders_may_lie_deep_in_one_another(tmp_path: Path) -> None:
         folder.mkdir()
     (folders[-1] / "1.jpg").touch()
     try:
-        assert [name for name, _ in listing(tmp_path, follow_links=False)] == [f"{'a/' * 1099}1.jpg"]
+        assert list(file_names(tmp_path, follow_links=False)) == [f"{'a/' * 1099}1.jpg"]
     finally:  # what clears temporary folders away goes by recursion
         (folders[-1] / "1.jpg").unlink()
         for folder in reversed(folders):
@@ -201,7 +200,7 @@ def test_links_do_not_multiply(tmp_path: Path) -> None:
     (tmp_path / "12").mkdir()
     (tmp_path / "12" / "x.jpg").touch()
     (tmp_path / "new").symlink_to(tmp_path / "12", target_is_directory=True)
-    names = [name for name, _ in listing(tmp_path, follow_links=False)]
+    names = list(file_names(tmp_path, follow_links=False))
     assert {"12/x.jpg", "11/a/x.jpg", "11/c/x.jpg", "new/x.jpg"} <= {*names}
     assert len(names) < 100
 
