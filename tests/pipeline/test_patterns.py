@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.patterns import Names, check_pattern, image_path, names_of
+from pipeline.patterns import Names, check_pattern, image_path, image_paths, names_of
 
 
 @pytest.mark.parametrize(
@@ -48,6 +49,19 @@ def test_any_path_stays_inside(item_id: str) -> None:
     path = image_path("{item_id}/x.jpg", item_id)
     if path is not None:
         assert (Path("/base/folder") / path).resolve().is_relative_to("/base/folder")
+
+
+CUTTING = ["{item_id}.jpg", "{item_id:.3}/{item_id}.jpg", "a{{{item_id:.0}}}/{item_id:.12}x{item_id}"]
+OTHER = ["{item_id:>6}.jpg", "{item_id!r}.jpg", "{item_id:_<4.2}/{item_id}.jpg", "{item_id!s:.2}.png"]
+
+
+@pytest.mark.parametrize("pattern", CUTTING + OTHER)
+@given(st.lists(st.text(max_size=6) | st.sampled_from(["", "..", "../a", "/a", "a/../..", "C:x", "\0", "äöü", "7:8"])))
+@settings(deadline=None)
+def test_a_column_of_paths_is_the_path_of_each(pattern: str, ids: list[str]) -> None:
+    paths = image_paths(pattern, pl.Series(ids, dtype=pl.String))
+    assert paths.dtype == pl.String
+    assert paths.to_list() == [image_path(pattern, item_id) for item_id in ids]
 
 
 def test_patterns_cut_ids() -> None:
