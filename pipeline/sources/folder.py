@@ -206,12 +206,11 @@ class _Level(NamedTuple):
     """Device and inode."""
     linked: bool
     """Whether a link leads to it, or to a folder above."""
-    files: Files
     folders: Iterator[tuple[str, bool]]
     """Their names, and whether they are links."""
 
     @classmethod
-    def of(cls, folder: str, prefix: str, inside: _Inside | None, *, linked: bool) -> _Level:
+    def of(cls, folder: str, prefix: str, inside: _Inside | None, *, linked: bool) -> tuple[_Level, Files]:
         files, folders = Files([], []), []
         # Names are asked for within the open folder: a million times the way to it adds up.
         with _opened(folder) as descriptor, os.scandir(descriptor) as entries:
@@ -226,7 +225,7 @@ class _Level(NamedTuple):
                     files.facts.append(entry.stat())
                 elif entry.is_dir():
                     folders.append((entry.name, entry.is_symlink()))
-        return cls(folder, prefix, (own.st_dev, own.st_ino), linked, files, iter(folders))
+        return cls(folder, prefix, (own.st_dev, own.st_ino), linked, iter(folders)), files
 
 
 @contextmanager
@@ -243,19 +242,19 @@ def _opened(folder: str) -> Iterator[int]:
 
 def _below(folder: Path, inside: _Inside | None) -> Iterator[Files]:
     """Without recursion: folders may lie deeper in one another than Python calls functions."""
-    levels = [_Level.of(str(folder), "", inside, linked=False)]
-    listed = {levels[0].place}
-    yield levels[0].files
+    top, files = _Level.of(str(folder), "", inside, linked=False)
+    levels, listed = [top], {top.place}
+    yield files
     while levels:
         above = levels[-1]
         for name, is_link in above.folders:
             path, prefix = f"{above.folder}/{name}", f"{above.prefix}{name}/"
-            below = _Level.of(path, prefix, inside, linked=above.linked or is_link)
+            below, files = _Level.of(path, prefix, inside, linked=above.linked or is_link)
             again = above.linked and is_link and below.place in listed
             if not again and all(below.place != level.place for level in levels):
                 levels.append(below)
                 listed.add(below.place)
-                yield below.files
+                yield files
                 break  # what is below it comes before the next one
         else:
             levels.pop()
@@ -270,7 +269,7 @@ def _looked_over(folder: Path, follow_links: bool) -> tuple[str, pl.DataFrame]:
         sha.update(told.encode("utf-8", "surrogateescape"))
         paths += names if is_text(told) else [name if is_text(name) else None for name in names]
         files.add(facts)
-    files.digest_into(sha)
+    sha.update(files.sizes_and_times())
     table = pl.DataFrame({"path": paths, "stamp": files.stamps()}, {"path": pl.String, "stamp": pl.String})
     return sha.hexdigest(), table.drop_nulls("path")
 

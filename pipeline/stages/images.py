@@ -127,7 +127,7 @@ class Images(Stage):
                 here = todo[start : start + _CHUNK]
                 looks.remember(here.select("name", "stamp"), found)
                 columns = {name: [getattr(check, name) for check in found] for name in SEEN}
-                seen.append(here.select("row").with_columns(**pl.DataFrame(columns, SEEN).to_dict()))
+                seen.append(pl.concat([here.select("row"), pl.DataFrame(columns, SEEN)], how="horizontal"))
                 advance(len(found))
         looks.pack()
         return pl.concat(seen)
