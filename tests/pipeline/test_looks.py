@@ -78,6 +78,14 @@ def test_the_last_look_counts(folder: Folder, monkeypatch: pytest.MonkeyPatch) -
     assert_frame_equal(folder.known(), expected.sort("name"))
 
 
+def test_a_kill_between_packing_and_forgetting_costs_nothing(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(looks_module, "_MANY", 1)
+    monkeypatch.setattr(folder.digests, "forget", lambda kind, base: None)
+    folder.note("1", FOUND).pack()
+    assert folder.packed.exists()
+    assert_frame_equal(folder.known(), table("1", FOUND))
+
+
 def test_folders_and_ways_of_looking_are_kept_apart(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(looks_module, "_MANY", 1)
     folder.note("1", FOUND).pack()
