@@ -11,7 +11,6 @@ import logging
 import math
 import time
 import zlib
-from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,15 +18,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pipeline.files import digest_json, write_json
 from pipeline.forms import Bytes, Column, Form, Halves, Plain, damaged_bases
+from pipeline.key_index import KEY_BYTES, KeyIndex
 from reveal_core.disk import atomic_path
 from reveal_core.errors import UserError
 
 _KEY = "key"
-_KEY_BYTES = 32
 _CHECKSUM = b"crc32"
 _SUFFIX = ".arrow"
 #: Seconds after which what another machine has written is here, at most, and between two looks.
@@ -55,45 +55,38 @@ class ArrayStore:
     ) -> None:
         self.folder = store_folder(root, fingerprint)
         self.fields = {name: form if isinstance(form, Form) else Plain(form) for name, form in fields.items()}
-        self._shards: list[_Shard] = []
-        self._starts: list[int] = []  # the place of each shard's first row
         if not (self.folder / "fingerprint.json").exists():
             write_json(self.folder / "fingerprint.json", fingerprint)
 
     @cached_property
-    def _places(self) -> dict[str, int]:
-        """Where each key is: a number that :meth:`_at` reads; made when somebody asks for a key."""
-        places: dict[str, int] = {}
-        for path in sorted(self.folder.glob(f"*{_SUFFIX}")):
-            places.update(self._open(path))
-        return places
+    def _shards(self) -> list[_Shard]:
+        """Opened when somebody asks for a key."""
+        return [shard for path in sorted(self.folder.glob(f"*{_SUFFIX}")) for shard in self._open(path)]
 
-    def _at(self, place: int) -> tuple[_Shard, int]:
-        """The shard and the row in it."""
-        number = bisect_right(self._starts, place) - 1
-        return self._shards[number], place - self._starts[number]
-
-    def __len__(self) -> int:
-        return len(self._places)
+    @cached_property
+    def _rows(self) -> _Rows:
+        """Made anew by the first question after a change."""
+        return _Rows(self._shards)
 
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Those of ``keys`` that are not here whole, each once, in their order."""
         wanted = list(dict.fromkeys(keys))
         if not wanted:
             return []
-        shards = (self._at(self._places[key])[0] for key in wanted if key in self._places)
-        for shard in {id(shard): shard for shard in shards}.values():
-            if not shard.intact:
+        rows = self._rows.of(wanted)
+        while damaged := [shard for shard in self._rows.shards_of(rows[rows >= 0]) if not shard.intact]:
+            for shard in damaged:
                 self._set_aside(shard.path, "its checksum is wrong")
-                for key in shard.keys:
-                    if key in self._places and self._at(self._places[key])[0] is shard:
-                        del self._places[key]
-        return [key for key in wanted if key not in self._places]
+            self._shards = [shard for shard in self._shards if shard not in damaged]
+            self._changed()
+            rows = self._rows.of(wanted)
+        return [key for key, row in zip(wanted, rows.tolist(), strict=True) if row < 0]
 
     def write(self, keys: Sequence[str], arrays: Mapping[str, Halves]) -> None:
         """:func:`write_shard` to this store."""
-        places = self._places  # of the files that are there without this one
-        places.update(self._open(write_shard(self.folder, self.fields, keys, arrays)))
+        shards = self._shards  # of the files that are there without this one
+        shards += self._open(write_shard(self.folder, self.fields, keys, arrays))
+        self._changed()
 
     def admit(self, keys: Sequence[str]) -> None:
         """Take in a shard of these keys that another process has written.
@@ -110,7 +103,8 @@ class ArrayStore:
             list(self.folder.iterdir())
             time.sleep(_LOOK)
             waited += _LOOK
-        self._places.update(self._open(path))
+        self._shards += self._open(path)
+        self._changed()
 
     def sweep(self) -> None:
         """Remove what workers that were killed were writing; nobody else may be writing now."""
@@ -123,22 +117,24 @@ class ArrayStore:
         Raises:
             KeyError: when a key is not here.
         """
-        places = [self._at(self._places[key]) for key in keys]
+        rows = self._rows.of(keys)
+        if (rows < 0).any():
+            raise KeyError(keys[int(np.argmax(rows < 0))])
+        places = self._rows.places(rows)
         form = self.fields[field]
         found = {end: _gathered(places, field + end, column) for end, column in form.columns().items()}
         return form.restored(found)
 
-    def _open(self, path: Path) -> Iterable[tuple[str, int]]:
-        """The places of its keys; of none, when it is damaged."""
+    def _open(self, path: Path) -> list[_Shard]:
+        """A shard; none, when it is damaged."""
         try:
-            shard = _opened(path, self.fields)
+            return [_opened(path, self.fields)]
         except DamagedShardError as error:
             self._set_aside(path, str(error))
-            return ()
-        start = self._starts[-1] + len(self._shards[-1].keys) if self._shards else 0
-        self._shards.append(shard)
-        self._starts.append(start)
-        return zip(shard.keys, range(start, start + len(shard.keys)), strict=True)
+            return []
+
+    def _changed(self) -> None:
+        self.__dict__.pop("_rows", None)
 
     def _set_aside(self, path: Path, why: str) -> None:
         aside = path.with_suffix(".damaged")
@@ -164,7 +160,7 @@ def write_shard(folder: Path, fields: Mapping[str, Form], keys: Sequence[str], a
         pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), math.prod(array.shape[1:]))
         for array in columns.values()
     ]
-    named_keys = pa.array([bytes.fromhex(key) for key in keys], pa.binary(_KEY_BYTES))
+    named_keys = pa.array([bytes.fromhex(key) for key in keys], pa.binary(KEY_BYTES))
     batch = pa.RecordBatch.from_arrays([named_keys, *lists], [_KEY, *columns])
     batch = batch.replace_schema_metadata({_CHECKSUM: str(_checksum(columns.values())), **_bases(fields)})
     path = folder / _name(keys)
@@ -195,10 +191,11 @@ def _name(keys: Sequence[str]) -> str:
     return f"{digest_json(list(keys))[:32]}{_SUFFIX}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Shard:
     path: Path
-    keys: list[str]
+    keys: bytes
+    """One after the other."""
     columns: dict[str, Halves | Bytes]
     """Mapped: (rows, *shape)."""
     checksum: int
@@ -206,6 +203,36 @@ class _Shard:
     @cached_property
     def intact(self) -> bool:
         return _checksum(self.columns.values()) == self.checksum
+
+
+class _Rows:
+    """The rows of shards, numbered one shard after the other.
+
+    Shapes: R rows that are asked for.
+    """
+
+    def __init__(self, shards: Sequence[_Shard]) -> None:
+        self._shards = list(shards)
+        counts = [len(shard.keys) // KEY_BYTES for shard in shards]
+        self._starts = np.cumsum([0, *counts], dtype=np.int64)[:-1]
+        self._index = KeyIndex(b"".join(shard.keys for shard in shards))
+
+    def of(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
+        """(R,): see :meth:`pipeline.key_index.KeyIndex.rows`."""
+        return self._index.rows(keys)
+
+    def shards_of(self, rows_R: npt.NDArray[np.int64]) -> list[_Shard]:
+        """Those that the rows lie in, each once."""
+        return [self._shards[number] for number in np.unique(self._numbers(rows_R))]
+
+    def places(self, rows_R: npt.NDArray[np.int64]) -> list[tuple[_Shard, int]]:
+        """The shard of each row, and its place in it."""
+        numbers_R = self._numbers(rows_R)
+        places_R = rows_R - self._starts[numbers_R]
+        return [(self._shards[number], place) for number, place in zip(numbers_R, places_R.tolist(), strict=True)]
+
+    def _numbers(self, rows_R: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        return np.searchsorted(self._starts, rows_R, side="right") - 1
 
 
 class DamagedShardError(Exception):
@@ -242,14 +269,11 @@ def _mapped(batch: pa.RecordBatch, name: str, shape: tuple[int, ...]) -> Halves 
     return mapped
 
 
-def _keys(batch: pa.RecordBatch) -> list[str]:
-    """In hex; all at once, as a cache of a million images is opened in a second then."""
+def _keys(batch: pa.RecordBatch) -> bytes:
     column = batch.column(_KEY)
-    if column.type != pa.binary(_KEY_BYTES) or column.offset:
+    if column.type != pa.binary(KEY_BYTES) or column.offset:
         raise ValueError("its keys are none")
-    text = column.buffers()[1].to_pybytes().hex()
-    width = 2 * _KEY_BYTES
-    return [text[start : start + width] for start in range(0, width * batch.num_rows, width)]
+    return bytes(column.buffers()[1].slice(0, KEY_BYTES * batch.num_rows))
 
 
 def damaged_shards(root: Path) -> list[Path]:

@@ -3,9 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from pipeline.files import FileDigests
+from pipeline.shards import ArrayStore
 from pipeline.stage import Workspace
 from pipeline.text_cache import filled_tokens, filled_vectors, text_keys
 from pipeline.tower_sources import CachedTexts
@@ -20,12 +22,17 @@ def work(tmp_path: Path) -> Workspace:
     return Workspace(tmp_path, tmp_path, tmp_path / "cache", FileDigests(tmp_path / "d.sqlite"), Recorder())  # type: ignore[arg-type]
 
 
+def kept(store: ArrayStore) -> int:
+    """Rows in all shards."""
+    return sum(pa.ipc.open_file(str(path)).get_batch(0).num_rows for path in store.folder.glob("*.arrow"))
+
+
 def test_tokens_and_vectors_are_kept_once_for_each_text(work: Workspace) -> None:
     encoder = FakeEncoder(Fake(dim=16))
     cut, keys = encoder.cut_texts(1), text_keys(TEXTS)
     assert (keys[1], keys[0]) == (None, keys[3])
     tokens, vectors = filled_tokens(cut, TEXTS, work, 2), filled_vectors(encoder, TEXTS, work, 2)
-    assert len(tokens) == len(vectors) == 3
+    assert kept(tokens) == kept(vectors) == 3
     asked = [str(keys[0]), str(keys[4])]
     found = cut.encode([str(TEXTS[0]), str(TEXTS[4])])
     np.testing.assert_array_equal(tokens.read(asked, "tokens"), found.tokens_BNE.half().numpy())
