@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import cached_property
+from pathlib import Path, PurePosixPath
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -160,9 +161,11 @@ class ByPattern(ImageSource):
         for pattern in self.patterns:
             check_pattern(pattern)
 
-    @property
+    @cached_property
     def patterns(self) -> tuple[str, ...]:
-        return (self.pattern,) if isinstance(self.pattern, str) else self.pattern
+        """Written as names of files are listed: without ``./`` before them."""
+        given = (self.pattern,) if isinstance(self.pattern, str) else self.pattern
+        return tuple(str(PurePosixPath(pattern)) for pattern in given)
 
 
 def downloads_folder(cache_dir: Path) -> Path:

@@ -107,6 +107,17 @@ def test_a_known_file_is_not_opened_again(
     assert changed["sha256"][1] == hashlib.sha256(jpeg(99)).hexdigest()
 
 
+def test_a_pattern_may_begin_with_the_folder_itself(
+    bench: Any, jpeg: Callable[[int], bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bench.images / "sub").mkdir()
+    (bench.images / "sub" / "a.jpg").write_bytes(jpeg(1))
+    first = run(bench, ["a"], pattern="./sub/./{item_id}.jpg")
+    assert first[0]["path"].to_list() == ["sub/a.jpg"]
+    monkeypatch.setattr(FilePart, "read_bytes", None)  # it is not looked at again
+    assert run(bench, ["a"], pattern="./sub/./{item_id}.jpg")[2] == first[2]
+
+
 def test_touching_files_reruns_and_gives_the_same_bytes(bench: Any, jpeg: Callable[[int], bytes]) -> None:
     path = bench.images / "a.jpg"
     path.write_bytes(jpeg(1))
