@@ -4,26 +4,18 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from torch import Tensor
 
 from reveal_core.backbones import hm4sr
 from reveal_core.backbones.base import Modality
 from reveal_core.backbones.hm4sr import Hm4Sr, contrast
 from reveal_core.batches import Batch, Padded
+from tests.reveal_core.backbones.written_out import ALL, Array, catalogue, drawn_weights, softmax
 
-Array = npt.NDArray[np.float64]
-ALL: tuple[Modality, ...] = ("id", "text", "image")
 HOUR = 3_600_000
 NOON = 1_600_000_000_000
 TIMES = [NOON, NOON + HOUR, NOON + HOUR + 900, NOON + 50 * HOUR, NOON + 9000 * HOUR]
-
-
-def softmax(x: Array) -> Array:
-    grown = np.exp(x - x.max())
-    return grown / grown.sum()
 
 
 class Reference:
@@ -93,17 +85,7 @@ def small(modalities: tuple[Modality, ...] = ALL, **changes: float) -> tuple[hm4
     torch.manual_seed(0)
     config = Hm4Sr(num_experts=3, num_time_experts=2, dropout=0.0, **changes)  # type: ignore[arg-type]
     backbone = config.build(8, 6, modalities)
-    with torch.no_grad():
-        for parameter in backbone.parameters():
-            parameter.normal_(std=0.4)
-    weights = {name: tensor.double().numpy() for name, tensor in backbone.state_dict().items()}
-    return backbone, Reference(weights, config, modalities)
-
-
-def catalogue(modalities: tuple[Modality, ...] = ALL) -> tuple[dict[str, Tensor], list[dict[str, Array]]]:
-    generator = torch.Generator().manual_seed(1)
-    parts = {name: torch.randn(10, 8, generator=generator) for name in modalities}
-    return parts, [{name: part[item].double().numpy() for name, part in parts.items()} for item in range(10)]
+    return backbone, Reference(drawn_weights(backbone), config, modalities)
 
 
 def batch() -> Batch:

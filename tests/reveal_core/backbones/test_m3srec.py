@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from hypothesis import given, settings
@@ -13,14 +12,7 @@ from hypothesis.extra import numpy as arrays
 from reveal_core.backbones.base import Modality
 from reveal_core.backbones.m3srec import M3SRec, key_rows, query_rows
 from reveal_core.batches import Padded
-
-Array = npt.NDArray[np.float64]
-ALL: tuple[Modality, ...] = ("id", "text", "image")
-
-
-def softmax(x: Array) -> Array:
-    grown = np.exp(x - x.max())
-    return grown / grown.sum()
+from tests.reveal_core.backbones.written_out import ALL, Array, catalogue, drawn_weights, softmax
 
 
 def gelu(x: Array) -> Array:
@@ -127,16 +119,12 @@ def test_its_scores_are_minus_the_distances_of_the_written_out_model(modalities:
     torch.manual_seed(0)
     config = M3SRec(num_layers=2, num_heads=2, num_shared_experts=2, num_modality_experts=3)
     backbone = config.build(8, 6, modalities).eval()
-    for parameter in backbone.parameters():
-        parameter.normal_(std=0.4)
-    parts = {name: torch.randn(10, 8) for name in modalities}
+    weights, (parts, known) = drawn_weights(backbone), catalogue(modalities)
     seq = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 0, 0]])
     rows = backbone.items(parts)
     asked = Padded(item_seq=seq, seq_len=torch.tensor([5, 3]))
     scores = (backbone(rows.inputs[seq], asked) @ rows.candidates.T).numpy()
-    weights = {name: tensor.double().numpy() for name, tensor in backbone.state_dict().items()}
     reference = Reference(weights, config, modalities)
-    known = [{name: part[item].double().numpy() for name, part in parts.items()} for item in range(10)]
     for row, length in enumerate((5, 3)):
         means, covs = reference([known[item] for item in seq[row, :length].tolist()])
         for place in range(length):

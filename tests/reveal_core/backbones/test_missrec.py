@@ -3,22 +3,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
-from torch import Tensor
 
 from reveal_core.backbones.base import Modality
 from reveal_core.backbones.missrec import Missrec, MissrecBackbone
 from reveal_core.batches import Batch
-
-Array = npt.NDArray[np.float64]
-ALL: tuple[Modality, ...] = ("id", "text", "image")
-
-
-def softmax(x: Array) -> Array:
-    grown = np.exp(x - x.max())
-    return grown / grown.sum()
+from tests.reveal_core.backbones.written_out import ALL, Array, catalogue, drawn_weights, softmax
 
 
 def cosine(a: Array, b: Array) -> float:
@@ -108,17 +99,7 @@ def small(modalities: tuple[Modality, ...] = ALL, **changes: float) -> tuple[Mis
     torch.manual_seed(0)
     config = Missrec(num_layers=2, num_interests=4, dropout=0.0, temperature=0.3, **changes)  # type: ignore[arg-type]
     backbone = config.build(8, 6, modalities)
-    with torch.no_grad():
-        for parameter in backbone.parameters():
-            parameter.normal_(std=0.4)
-    weights = {name: tensor.double().numpy() for name, tensor in backbone.state_dict().items()}
-    return backbone, Reference(weights, config, modalities)
-
-
-def catalogue(modalities: tuple[Modality, ...] = ALL) -> tuple[dict[str, Tensor], list[dict[str, Array]]]:
-    generator = torch.Generator().manual_seed(1)
-    parts = {name: torch.randn(10, 8, generator=generator) for name in modalities}
-    return parts, [{name: part[item].double().numpy() for name, part in parts.items()} for item in range(10)]
+    return backbone, Reference(drawn_weights(backbone), config, modalities)
 
 
 def batch() -> Batch:
