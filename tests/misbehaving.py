@@ -27,7 +27,6 @@ class Asked(NamedTuple):
 
     path: str
     headers: dict[str, str]
-    at: float
     beside: int
     """Requests under way at that moment, this one too."""
 
@@ -44,7 +43,7 @@ class Answer(BaseHTTPRequestHandler):
         with server.lock:
             server.under_way += 1
             headers = {name.lower(): value for name, value in self.headers.items()}
-            server.asked.append(Asked(self.path, headers, time.monotonic(), server.under_way))
+            server.asked.append(Asked(self.path, headers, server.under_way))
         try:
             behaviour = server.behaviours.get(path) or server.behaviours.get(path.rpartition("/")[0] + "/*") or gone
             with contextlib.suppress(OSError):  # the client has heard enough
