@@ -51,12 +51,10 @@ class FileFacts:
     """Sizes, times and inodes of many files, in columns."""
 
     def __init__(self) -> None:
-        self._known = array("b")
         self._size, self._mtime, self._ctime, self._inode = array("q"), array("q"), array("q"), array("Q")
 
     def add(self, facts: Sequence[os.stat_result | None]) -> None:
         """None = a file of which nothing is to be known."""
-        self._known.extend([fact is not None for fact in facts])
         self._size.extend([-1 if fact is None else fact.st_size for fact in facts])
         self._mtime.extend([-1 if fact is None else fact.st_mtime_ns for fact in facts])
         self._ctime.extend([-1 if fact is None else fact.st_ctime_ns for fact in facts])
@@ -72,8 +70,7 @@ class FileFacts:
         import polars as pl
 
         columns = [pl.Series(np.asarray(column)) for column in (self._size, self._mtime, self._ctime, self._inode)]
-        known = pl.Series(np.asarray(self._known)) == 1
-        return pl.select(pl.when(known).then(pl.format("{}:{}:{}:{}", *columns))).to_series()
+        return pl.select(pl.when(columns[0] >= 0).then(pl.format("{}:{}:{}:{}", *columns))).to_series()
 
 
 def write_json(path: Path, value: object) -> None:

@@ -56,14 +56,16 @@ def _check_stars(pattern: str, specs: Sequence[str]) -> None:
         raise ValueError(f"pattern {pattern!r} has a * before {{item_id}} within one name")
 
 
+#: In every path that leaves a folder there is one of these; in nearly no other.
+_DOUBTFUL = r"^/|\x00|\.\.|:"
+
+
 def leaves_folder(path: str) -> bool:
     """Whether a relative path, on any system, is none or leads out of the folder it is relative to."""
-    if path.startswith("/") or "\0" in path:
-        return True
-    if ".." not in path and ":" not in path:
-        return False  # as nearly all: of a million, it counts
+    if not re.search(_DOUBTFUL, path):
+        return False
     parts = path.replace("\\", "/").split("/")
-    return ".." in parts or parts[0].endswith(":")
+    return path.startswith("/") or "\0" in path or ".." in parts or parts[0].endswith(":")
 
 
 def is_text(text: str) -> bool:
@@ -96,10 +98,6 @@ def image_paths(pattern: str, item_ids: pl.Series) -> pl.Series:
     paths: pl.Series = pl.DataFrame({"id": item_ids}).select(pl.concat_str(parts)).to_series()
     out = [path for path in paths.filter(paths.str.contains(_DOUBTFUL)) if leaves_folder(path)]
     return paths.set(paths.is_in(out), None) if out else paths
-
-
-#: In every path that leaves a folder there is one of these.
-_DOUBTFUL = r"^/|\x00|\.\.|:"
 
 
 def _part(literal: str, field: str | None, spec: str | None, conversion: str | None) -> pl.Expr | None:

@@ -59,14 +59,15 @@ class ArrayStore:
             write_json(self.folder / "fingerprint.json", fingerprint)
 
     @cached_property
-    def _shards(self) -> list[_Shard]:
-        """Opened when somebody asks for a key."""
-        return [shard for path in sorted(self.folder.glob(f"*{_SUFFIX}")) for shard in self._open(path)]
+    def _shards(self) -> dict[Path, _Shard]:
+        """By their files; opened when somebody asks for a key."""
+        found = ((path, self._open(path)) for path in sorted(self.folder.glob(f"*{_SUFFIX}")))
+        return {path: shard for path, shard in found if shard is not None}
 
     @cached_property
     def _rows(self) -> _Rows:
         """Made anew by the first question after a change."""
-        return _Rows(self._shards)
+        return _Rows(list(self._shards.values()))
 
     def missing(self, keys: Sequence[str]) -> list[str]:
         """Those of ``keys`` that are not here whole, each once, in their order."""
@@ -77,16 +78,14 @@ class ArrayStore:
         while damaged := [shard for shard in self._rows.shards_of(rows[rows >= 0]) if not shard.intact]:
             for shard in damaged:
                 self._set_aside(shard.path, "its checksum is wrong")
-            self._shards = [shard for shard in self._shards if shard not in damaged]
+                del self._shards[shard.path]
             self._changed()
             rows = self._rows.of(wanted)
         return [key for key, row in zip(wanted, rows.tolist(), strict=True) if row < 0]
 
     def write(self, keys: Sequence[str], arrays: Mapping[str, Halves]) -> None:
         """:func:`write_shard` to this store."""
-        shards = self._shards  # of the files that are there without this one
-        shards += self._open(write_shard(self.folder, self.fields, keys, arrays))
-        self._changed()
+        self._take_in(write_shard(self.folder, self.fields, keys, arrays))
 
     def admit(self, keys: Sequence[str]) -> None:
         """Take in a shard of these keys that another process has written.
@@ -103,8 +102,7 @@ class ArrayStore:
             list(self.folder.iterdir())
             time.sleep(_LOOK)
             waited += _LOOK
-        self._shards += self._open(path)
-        self._changed()
+        self._take_in(path)
 
     def sweep(self) -> None:
         """Remove what workers that were killed were writing; nobody else may be writing now."""
@@ -125,13 +123,20 @@ class ArrayStore:
         found = {end: _gathered(places, field + end, column) for end, column in form.columns().items()}
         return form.restored(found)
 
-    def _open(self, path: Path) -> list[_Shard]:
-        """A shard; none, when it is damaged."""
+    def _open(self, path: Path) -> _Shard | None:
+        """None, when it is damaged."""
         try:
-            return [_opened(path, self.fields)]
+            return _opened(path, self.fields)
         except DamagedShardError as error:
             self._set_aside(path, str(error))
-            return []
+            return None
+
+    def _take_in(self, path: Path) -> None:
+        """A shard that has just been written."""
+        shard = self._open(path)
+        if shard is not None:
+            self._shards[path] = shard
+            self._changed()
 
     def _changed(self) -> None:
         self.__dict__.pop("_rows", None)
@@ -212,7 +217,7 @@ class _Rows:
     """
 
     def __init__(self, shards: Sequence[_Shard]) -> None:
-        self._shards = list(shards)
+        self._shards = shards
         counts = [len(shard.keys) // KEY_BYTES for shard in shards]
         self._starts = np.cumsum([0, *counts], dtype=np.int64)[:-1]
         self._index = KeyIndex(b"".join(shard.keys for shard in shards))

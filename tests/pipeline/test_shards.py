@@ -54,7 +54,7 @@ def test_any_order_is_read_from_any_shard(tmp_path_factory: pytest.TempPathFacto
     for part in np.array_split(np.arange(15), 4):
         store.write([key(i) for i in part], {name: array[part] for name, array in everything.items()})
     for again in (store, open_store(root)):
-        assert again.missing([key(i) for i in order]) == []
+        assert again.missing([key(i) for i in range(20)]) == [key(i) for i in range(15, 20)]
         for name, array in everything.items():
             np.testing.assert_array_equal(again.read([key(i) for i in order], name), array[order])
 
@@ -82,6 +82,19 @@ def test_what_stands_in_two_shards_is_lost_with_neither(
         np.testing.assert_array_equal(store.read([key(3)], "pooled"), everything["pooled"][[3]])
         victim.with_suffix(".damaged").unlink(missing_ok=True)
         victim.write_bytes(whole)
+
+
+def test_a_shard_that_was_written_twice_is_set_aside_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store, keys = open_store(tmp_path), [key(1), key(2)]
+    for _ in range(2):
+        store.write(keys, arrays(2))
+    (path,) = shards(tmp_path)
+    with path.open("r+b") as file:  # what is mapped changes too
+        file.seek(path.read_bytes().index(arrays(2)["pooled"].tobytes()))
+        file.write(bytes(4))
+    with caplog.at_level(logging.WARNING):
+        assert store.missing(keys) == keys
+    assert "set aside" in caplog.text
 
 
 def test_the_same_keys_give_the_same_file(tmp_path: Path) -> None:
@@ -131,6 +144,7 @@ def test_a_flipped_bit_is_found_before_its_keys_count(
     victim.write_bytes(bytes(data))
     assert damaged_shards(root) == [victim]
     store = open_store(root)
+    assert len(store.read([key(i) for i in range(15)], "pooled")) == 15, "opening reads keys only"
     with caplog.at_level(logging.WARNING):
         check_five_are_missing(store, everything, victim, caplog)
 
