@@ -25,7 +25,7 @@ from tests.benchmarks.peers.serving import CLOCK_SETTING
 HERE = Path(__file__).parent
 KNOWN = sorted(path.stem.removeprefix("bench_") for path in HERE.glob("bench_*.py"))
 #: Not run unless it is named: it takes long, or much of the disk.
-BY_NAME_ONLY = {"memory"}
+BY_NAME_ONLY = {"change", "memory"}
 THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "POLARS_MAX_THREADS")
 
 
