@@ -54,11 +54,11 @@ check: $(READY) ## Lint, format and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-test: $(READY) ## The fast tests (about two minutes on two cores)
-	@$(BIN)/pytest -q -n 2 --dist loadfile -m "not slow and not real_data and not weights" $(ARGS)
+test: $(READY) ## The fast tests (under two minutes on two cores)
+	@$(BIN)/pytest -q -n auto --maxprocesses 8 --dist loadfile -m "not slow and not real_data and not weights" $(ARGS)
 
 test-all: $(READY) ## Every test; those that need real data (REVEAL_DATA) or weights (REVEAL_WEIGHTS) skip without them
-	@$(BIN)/pytest -q -n 2 --dist loadfile -rs $(ARGS)
+	@$(BIN)/pytest -q -n auto --maxprocesses 8 --dist loadfile -rs $(ARGS)
 
 bench: $(READY) ## Each part beside its limit and its peers, as ratios; also written to bench.json
 	@$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -27,14 +27,30 @@ _MOST_GROUPS = 4
 Read = Callable[[list[str]], npt.NDArray[np.floating[Any]]]
 
 
-def blocks(count: int, size: int = BLOCK) -> Iterator[slice]:
-    """The rows of each block, of ``count`` in all."""
+def blocks(count: int, size: int | None = None) -> Iterator[slice]:
+    """The rows of each block, of ``count`` in all; ``size`` is :data:`BLOCK` unless told."""
+    size = size or BLOCK
     return (slice(start, start + size) for start in range(0, count, size))
 
 
 def vector_column(values: npt.NDArray[np.float32], has: npt.NDArray[np.bool_]) -> pl.Series:
     """(B, width) as a column; null where there is none."""
     return pl.select(pl.when(pl.Series(has)).then(pl.Series(values))).to_series()
+
+
+def feature_blocks(
+    items: pl.DataFrame, columns: Mapping[str, Callable[[slice], pl.Series]], schema: Mapping[str, pl.DataType]
+) -> Iterator[pl.DataFrame]:
+    """item_features.parquet of items in the order of item_index.
+
+    Args:
+        columns: for ``image`` and ``text`` the vectors of the rows of a block; all are null where there is none.
+    """
+    for block in blocks(items.height):
+        vectors = {f"{name}_vector": column(block) for name, column in columns.items()}
+        yield items[block].with_columns(
+            vectors.get(name, pl.lit(None)).cast(schema[name]).alias(name) for name in ("image_vector", "text_vector")
+        )
 
 
 def mean_column(keys: Sequence[Sequence[str]], width: int, read: Read) -> pl.Series:

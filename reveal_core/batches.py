@@ -88,7 +88,9 @@ class Windows:
         return len(self.starts)
 
 
-def cut_windows(sequences: Sequences, max_seq_len: int, stride: int, rng: np.random.Generator) -> Windows:
+def cut_windows(
+    sequences: Sequences, max_seq_len: int, stride: int, rng: np.random.Generator, reads_ahead: bool = False
+) -> Windows:
     """Cut the histories so that every item but a user's first is a target exactly once.
 
     A history of at most ``max_seq_len`` inputs is one window. A longer one begins with a window of random length and
@@ -98,10 +100,13 @@ def cut_windows(sequences: Sequences, max_seq_len: int, stride: int, rng: np.ran
 
     Args:
         stride: 1..max_seq_len.
+        reads_ahead: the first window is no longer than ``stride``. One that ends later would show a backbone that reads
+            what comes after a place no history as short as that before it.
     """
     inputs_U = np.maximum(sequences.lengths - 1, 0)
-    first_U = rng.integers(max_seq_len - stride + 1, max_seq_len + 1, size=len(inputs_U))
-    first_U = np.where(inputs_U > max_seq_len, first_U, inputs_U)
+    longest = stride if reads_ahead else max_seq_len
+    first_U = rng.integers(longest - stride + 1, longest + 1, size=len(inputs_U))
+    first_U = np.where(inputs_U > longest, first_U, inputs_U)
     count_U = (inputs_U > 0) + -(-(inputs_U - first_U) // stride)
     user_W = np.repeat(np.arange(len(inputs_U)), count_U)
     place_W = np.arange(len(user_W)) - np.repeat(np.cumsum(count_U) - count_U, count_U)
@@ -119,19 +124,28 @@ class TrainingBatches:
         batch_size: targets in a batch, about: windows are added until there are so many. A batch of targets and not of
             users, so that a step weighs the same whether histories are long or short.
         stride: see :func:`cut_windows`; ``None`` = ``max_seq_len``.
+        reads_ahead: whether a place sees those after it. Then every place of a window asks for its target, also where
+            another window does.
     """
 
     def __init__(
-        self, sequences: Sequences, max_seq_len: int, batch_size: int, seed: int, stride: int | None = None
+        self,
+        sequences: Sequences,
+        max_seq_len: int,
+        batch_size: int,
+        seed: int,
+        stride: int | None = None,
+        reads_ahead: bool = False,
     ) -> None:
-        self._sequences = sequences
+        self._sequences, self._reads_ahead = sequences, reads_ahead
         self._max_seq_len, self._batch_size, self._seed = max_seq_len, batch_size, seed
         self._stride = min(stride or max_seq_len, max_seq_len)
 
     def epoch(self, epoch: int) -> EpochBatches:
         rng = np.random.default_rng((self._seed, epoch))
-        windows = cut_windows(self._sequences, self._max_seq_len, self._stride, rng)
-        return EpochBatches(self._sequences, windows, _order(windows, self._batch_size, rng))
+        windows = cut_windows(self._sequences, self._max_seq_len, self._stride, rng, self._reads_ahead)
+        members = _order(windows, self._batch_size, rng)
+        return EpochBatches(self._sequences, windows, members, self._reads_ahead)
 
 
 @dataclass(frozen=True)
@@ -142,6 +156,8 @@ class EpochBatches:
     windows: Windows
     members: list[Int64s]
     """for each batch its windows"""
+    asks_all: bool = False
+    """whether the context of a window asks for its targets too"""
 
     def __len__(self) -> int:
         return len(self.members)
@@ -150,14 +166,15 @@ class EpochBatches:
         member_B = self.members[step]
         starts_B, length_B = self.windows.starts[member_B], self.windows.lengths[member_B]
         inputs, following = (padded(self.sequences, starts_B + shift, length_B) for shift in (0, 1))
-        first_B = torch.from_numpy(length_B - self.windows.num_targets[member_B])
-        asked_BL = torch.arange(inputs.item_seq.shape[1]) >= first_B[:, None]
-        return Batch(
-            item_seq=inputs.item_seq,
-            seq_len=inputs.seq_len,
-            times=inputs.times,
-            pos_items=torch.where(asked_BL, following.item_seq, PADDING),
-        )
+        pos_items_BL = following.item_seq
+        if not self.asks_all:
+            first_B = torch.from_numpy(length_B - self.windows.num_targets[member_B])
+            pos_items_BL[torch.arange(pos_items_BL.shape[1]) < first_B[:, None]] = PADDING
+        return Batch(item_seq=inputs.item_seq, seq_len=inputs.seq_len, times=inputs.times, pos_items=pos_items_BL)
+
+    def num_targets(self, step: int) -> int:
+        """Interactions that no other batch of the epoch asks for."""
+        return int(self.windows.num_targets[self.members[step]].sum())
 
 
 def _order(windows: Windows, batch_size: int, rng: np.random.Generator) -> list[Int64s]:

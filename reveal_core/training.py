@@ -29,7 +29,6 @@ from reveal_core.extraction.alternation import Alternation, Round
 from reveal_core.metrics import mean_metrics
 from reveal_core.model import SequenceRecommender
 from reveal_core.parallel import current
-from reveal_core.schema import PADDING
 from reveal_core.sequences import TrainingHistories
 from reveal_core.steps import Learner, Tally, make_optimizer, step_seed, train_step
 
@@ -242,7 +241,12 @@ class _Training:
         self.on_progress, self.on_epoch = on_progress, on_epoch
         self.valid, self.num_targets = data.valid, data.num_targets
         self.batches = TrainingBatches(
-            data.train.sequences, model.config.max_seq_len, config.batch_size, seed, config.window_stride
+            data.train.sequences,
+            model.config.max_seq_len,
+            config.batch_size,
+            seed,
+            config.window_stride,
+            model.config.backbone.reads_ahead,
         )
         if not data.num_targets:
             raise UserError("no user has two training interactions", where="split", mend="loosen the filters")
@@ -271,7 +275,7 @@ class _Training:
         at, batches = self.at, self.batches.epoch(self.at.epoch)
         while at.step < len(batches):
             batch = batches[at.step]
-            num_targets = int((batch.pos_items != PADDING).sum())
+            num_targets = batches.num_targets(at.step)
             seed = step_seed(self.seed, at.epoch, at.step, *self.group.place)
             update = train_step(self.model, self.learner, batch.to(self.device), seed, at.step)
             # Summed on the device: reading each loss would make a GPU wait at every step.

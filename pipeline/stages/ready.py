@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -12,15 +12,12 @@ import numpy.typing as npt
 import polars as pl
 
 from pipeline.files import FileDigests, write_blocks
-from pipeline.item_vectors import vector_column
+from pipeline.item_vectors import feature_blocks, vector_column
 from pipeline.ready_features import FeatureFile, Features, Vectors, read_features
 from pipeline.stage import Report, Stage, Workspace
 from reveal_core.config import runtime
 from reveal_core.errors import UserError
 from reveal_core.schema import ITEM_ID, ITEM_INDEX, features
-
-#: Items whose vectors are in memory at once.
-BLOCK = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +60,8 @@ class Ready(Stage):
         given = self.join(items)
         width = {name: given[name].vectors.width if name in given else 1 for name in ("image", "text")}
         schema = features(width["image"], width["text"])
-        write_blocks(work.out_dir / "item_features.parquet", _blocks(items, given, schema), schema)
+        columns = {name: joined.column for name, joined in given.items()}
+        write_blocks(work.out_dir / "item_features.parquet", feature_blocks(items, columns, schema), schema)
         told = {name: {"items": joined.count, "rows_of_no_item": joined.unused} for name, joined in given.items()}
         unused = [f"{joined.unused:,} rows of {joined.vectors.path.name} are of no item" for joined in given.values()]
         return {
@@ -107,14 +105,3 @@ class Joined:
         values = np.zeros((len(rows_B), self.vectors.width), dtype=np.float32)
         values[rows_B >= 0] = self.vectors.take(rows_B[rows_B >= 0])
         return vector_column(values, rows_B >= 0)
-
-
-def _blocks(
-    items: pl.DataFrame, given: Mapping[str, Joined], schema: Mapping[str, pl.DataType]
-) -> Iterator[pl.DataFrame]:
-    for start in range(0, items.height, BLOCK):
-        block = slice(start, start + BLOCK)
-        vectors = {f"{name}_vector": joined.column(block) for name, joined in given.items()}
-        yield items[block].with_columns(
-            vectors.get(name, pl.lit(None)).cast(schema[name]).alias(name) for name in ("image_vector", "text_vector")
-        )

@@ -1,10 +1,11 @@
-"""Tune the embedder on user sequences: vectors of the items that know what goes with what."""
+"""Tune the embedder on user sequences: towers whose vectors know what goes with what."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -13,7 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from pipeline.files import FileDigests, write_json
+from pipeline.files import FileDigests, write_blocks, write_json
+from pipeline.item_vectors import feature_blocks, vector_column
 from pipeline.lineage import read_data
 from pipeline.memory import forget_peak, peak_bytes
 from pipeline.patches import weights_digests
@@ -29,7 +31,7 @@ from reveal_core.schema import ITEM_ID, ITEM_INDEX, features
 from reveal_core.steps import seeded
 from reveal_core.training import METRIC
 from reveal_core.tuning.config import BalanceConfig, TuningConfig
-from reveal_core.tuning.direct import EMBEDDER, Direct
+from reveal_core.tuning.direct import EMBEDDER
 from reveal_core.tuning.embedder import Embedder
 from reveal_core.tuning.lora import check_peft
 from reveal_core.tuning.tuner import TuningEpoch, TuningResult, tune
@@ -37,10 +39,10 @@ from reveal_core.tuning.tuner import TuningEpoch, TuningResult, tune
 
 @dataclass(frozen=True, kw_only=True)
 class Tune(Stage):
-    """Writes, for N items and vectors of D numbers:
+    """Writes:
 
-    - ``item_features.parquet``: like that of the encode stage, each modality's vectors as they are compared in direct
-      ranking; the train stage reads it in its place
+    - ``item_features.parquet``: like that of the encode stage, of the tuned towers; the train stage reads it in its
+      place
     - ``embedder.safetensors``: all that was learned (the readers of histories, projections, prompts, adapters, blocks)
     - ``towers/*.safetensors``: whole models with the tuned blocks in them, under the names of the library they are from
     - ``tune.json`` and ``history.json`` (every epoch)
@@ -48,7 +50,7 @@ class Tune(Stage):
 
     name: ClassVar[str] = "tune"
     shared: ClassVar[bool] = True
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     manifest_names: ClassVar[Mapping[str, str]] = {"modalities": "model.modalities"}
 
     seed: int
@@ -94,8 +96,8 @@ class Tune(Stage):
                 lambda epoch: work.progress.log(_told(epoch)),
             )
         seconds = time.monotonic() - started
-        embedder.restore(result.learned)
         embedder.eval()
+        embedder.restore(result.learned)
         items = pl.read_parquet(inputs["ingest"] / "items.parquet", columns=[ITEM_INDEX, ITEM_ID])
         _write(work.out_dir, items, embedder, tunable, result)
         valid = result.history[result.best_epoch - 1].valid
@@ -113,8 +115,10 @@ class Tune(Stage):
 
 
 def _write(folder: Path, items: pl.DataFrame, embedder: Embedder, tunable: Tunable, result: TuningResult) -> None:
-    with atomic_path(folder / "item_features.parquet") as temporary:
-        feature_table(items, embedder.direct(), embedder.config.hidden_dim).write_parquet(temporary, compression="zstd")
+    columns = {str(name): partial(_column, embedder, name) for name in embedder.modalities}
+    width = {str(name): rows_NE.shape[1] for name, rows_NE in embedder.vectors.items()}
+    schema = features(width.get("image", 1), width.get("text", 1))
+    write_blocks(folder / "item_features.parquet", feature_blocks(items, columns, schema), schema)
     _save(folder / EMBEDDER, embedder.learned())
     for name, tensors in tunable.whole_towers().items():
         (folder / "towers").mkdir(exist_ok=True)
@@ -129,17 +133,9 @@ def _save(path: Path, tensors: Mapping[str, Tensor]) -> None:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
 
 
-def feature_table(items: pl.DataFrame, direct: Direct, dim: int) -> pl.DataFrame:
-    """item_features.parquet of tuned vectors; null where an item lacks the modality, or nobody tunes it."""
-    columns: dict[str, object] = {ITEM_INDEX: items[ITEM_INDEX], ITEM_ID: items[ITEM_ID]}
-    for modality in ("image", "text"):
-        view = direct.views.get(modality)
-        rows: list[list[float] | None] = [None] * items.height
-        if view is not None:
-            vectors, has = view.z_KD[1:].cpu().tolist(), view.has_K[1:].tolist()
-            rows = [vector if known else None for vector, known in zip(vectors, has, strict=True)]
-        columns[f"{modality}_vector"] = pl.Series(rows, dtype=pl.Array(pl.Float32, dim))
-    return pl.DataFrame(columns, schema=features(dim, dim))
+def _column(embedder: Embedder, modality: Modality, block: slice) -> pl.Series:
+    vectors_NE, has_N = embedder.vectors[modality][1:], embedder.sources[modality].has[1:]
+    return vector_column(vectors_NE[block].cpu().numpy(), has_N[block])
 
 
 def _told(epoch: TuningEpoch) -> str:

@@ -45,6 +45,8 @@ class BackboneSettings(Config):
 
     needs_times: ClassVar[bool] = False
     """Whether it reads when items were chosen."""
+    reads_ahead: ClassVar[bool] = False
+    """Whether in training a place sees those after it."""
 
     def check(self, hidden_dim: int) -> None:
         """Raise ``ValueError`` for a width that it cannot have."""

@@ -4,9 +4,8 @@ Some places of a sequence are hidden behind one learned vector, and the output t
 the next item is asked for by a hidden place after the last. In some sequences the last place alone is hidden, as it
 will be then. An output goes through one more layer (section 3.5), whose LayerNorm is that of the authors' code.
 
-Our reading: only places whose item the batch asks for are hidden. So a batch has fewer targets than
-``train.batch_size``, and windows that overlap ask for an item at most once in an epoch: with ``train.window_stride: 1``
-nearly always the last one, and little of the cloze is left. The output layer's bias of each item is left out: items are
+Our reading: only places whose item the batch asks for are hidden; in training that is every place of a window but the
+first, in a visual pass the occurrence that it drew. The output layer's bias of each item is left out: items are
 compared by inner product, and what the last LayerNorm adds to every output is a bias by likeness, also of new items.
 
 B histories of L places, D hidden width.
@@ -15,7 +14,7 @@ B histories of L places, D hidden width.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +31,7 @@ class Bert4Rec(TransformerConfig, BackboneSettings):
     """Each place sees all others; hidden places are asked for."""
 
     kind: Literal["bert4rec"] = "bert4rec"
+    reads_ahead: ClassVar[bool] = True
     mask_ratio: float = 0.2
     """Share of a sequence's items that are hidden and asked for in a training step; at least one item."""
     last_share: float = 0.5

@@ -45,7 +45,7 @@ class TuningConfig(Config):
     lora_alpha: float = 16.0
     """Changes are scaled by ``lora_alpha / lora_rank``; no effect but in mode lora."""
     hidden_dim: int = 64
-    """Width of the vectors that are compared, and of the tuned item features."""
+    """Width of the vectors that are compared in direct ranking."""
     max_seq_len: int = 20
     """Items of a history that are encoded: the latest ones."""
     reader: SasRec = SasRec(num_layers=1)

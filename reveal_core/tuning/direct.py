@@ -23,11 +23,11 @@ from reveal_core.evaluation import Cases, EvaluateConfig, Part, rank_cases
 from reveal_core.fusion import PLAIN, Fusion
 from reveal_core.metrics import Floats, mean_metrics
 from reveal_core.tuning.config import TuningConfig
+from reveal_core.tuning.head import Head
 from reveal_core.tuning.histories import HistoryEncoder, View, sum_of
 
 #: The file of all that an embedder has learned.
 EMBEDDER = "embedder.safetensors"
-_HISTORIES = "histories."
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,30 @@ class Direct:
 
 def load_direct(folder: Path, config: TuningConfig, modalities: tuple[Modality, ...], device: torch.device) -> Direct:
     """The scorer of a finished tuning, from ``embedder.safetensors`` and ``item_features.parquet``."""
-    encoder = HistoryEncoder(config, modalities)
     learned = load_file(folder / EMBEDDER)
-    encoder.load_state_dict(
-        {name.removeprefix(_HISTORIES): x for name, x in learned.items() if name.startswith(_HISTORIES)}
-    )
     frame = pl.read_parquet(folder / "item_features.parquet")
-    views = {name: _view(frame[f"{name}_vector"], config.hidden_dim, device) for name in modalities}
+    encoder = HistoryEncoder(config, modalities)
+    encoder.load_state_dict(_below("histories.", learned))
+    views: dict[Modality, View] = {}
+    for name in modalities:
+        rows_NE, has_N = _rows(frame[f"{name}_vector"])
+        head = Head(rows_NE[has_N], config.hidden_dim)
+        head.load_state_dict(_below(f"heads.{name}.", learned))
+        with torch.no_grad():
+            views[name] = head.to(device).view(rows_NE.to(device), has_N.to(device))
     return Direct(encoder.to(device).eval(), views)
 
 
-def _view(column: pl.Series, dim: int, device: torch.device) -> View:
+def _rows(column: pl.Series) -> tuple[Tensor, Tensor]:
+    """(N + 1, E), zeros where there is no vector, and (N + 1,) where there is one."""
     has = np.concatenate([[False], column.is_not_null().to_numpy()])
-    rows = np.zeros((len(has), dim), dtype=np.float32)
+    rows = np.zeros((len(has), column.dtype.shape[0]), dtype=np.float32)  # type: ignore[attr-defined]
     rows[has] = column.drop_nulls().to_numpy()
-    return View(torch.from_numpy(rows).to(device), torch.from_numpy(has).to(device))
+    return torch.from_numpy(rows), torch.from_numpy(has)
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 @dataclass(frozen=True)

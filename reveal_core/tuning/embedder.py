@@ -14,31 +14,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from reveal_core.backbones.base import Modality
-from reveal_core.features import centre_and_length
 from reveal_core.sequences import Int64s
 from reveal_core.tuning.config import TuningConfig
 from reveal_core.tuning.direct import Direct
+from reveal_core.tuning.head import Head
 from reveal_core.tuning.histories import HistoryEncoder, View
 from reveal_core.tuning.towers import ItemSource, Tower
-
-
-class Head(nn.Module):
-    """A tower's vectors in the units that the untuned tower's had, centred and of mean length 1, and projected."""
-
-    centre: Tensor
-    length: Tensor
-
-    def __init__(self, vectors_NE: Tensor, hidden_dim: int) -> None:
-        super().__init__()
-        centre_E, length = centre_and_length(vectors_NE.numpy())
-        self.register_buffer("centre", torch.from_numpy(centre_E).float())
-        self.register_buffer("length", torch.tensor(length, dtype=torch.float32))
-        self.linear = nn.Linear(vectors_NE.shape[1], hidden_dim, bias=False)
-        nn.init.normal_(self.linear.weight, std=hidden_dim**-0.5)  # so that projected vectors start with length 1 too
-
-    def forward(self, x_KE: Tensor) -> Tensor:
-        z_KD: Tensor = self.linear((x_KE - self.centre) / self.length)
-        return z_KD
 
 
 class Embedder(nn.Module):
@@ -48,6 +29,9 @@ class Embedder(nn.Module):
         towers: of each modality; what is tuned in them has gradients.
         sources: what they read.
     """
+
+    vectors: dict[Modality, Tensor]
+    """(N + 1, E) of each modality, as its tower gave them at the last :meth:`refresh`; zeros where there are none"""
 
     def __init__(
         self,
@@ -62,7 +46,7 @@ class Embedder(nn.Module):
         self.towers = nn.ModuleDict({name: tower.to(device) for name, tower in towers.items()})
         self.refresh()
         has = {name: torch.from_numpy(sources[name].has) for name in self.modalities}
-        heads = {str(name): Head(self._table[name].cpu()[has[name]], config.hidden_dim) for name in self.modalities}
+        heads = {str(name): Head(self.vectors[name].cpu()[has[name]], config.hidden_dim) for name in self.modalities}
         self.heads = nn.ModuleDict(heads)
         self.histories = HistoryEncoder(config, self.modalities)
         self.to(device)
@@ -76,23 +60,23 @@ class Embedder(nn.Module):
         """
         has_K = self.sources[modality].has[items_K]
         anew_K = has_K if fresh_K is None else has_K & fresh_K
-        x_KE = self._table[modality][torch.as_tensor(items_K, device=self.device)]
+        x_KE = self.vectors[modality][torch.as_tensor(items_K, device=self.device)]
         if anew_K.any():
             rows = torch.as_tensor(np.flatnonzero(anew_K), device=self.device)
             x_KE = x_KE.index_copy(0, rows, self._run(modality, items_K[anew_K]))
-        known_K = torch.as_tensor(has_K, device=self.device)
-        return View(self.heads[modality](x_KE) * known_K[:, None], known_K)
+        head: Head = self.heads[modality]  # type: ignore[assignment]
+        return head.view(x_KE, torch.as_tensor(has_K, device=self.device))
 
     def refresh(self) -> None:
         """Run the towers on the whole catalogue, without gradient."""
-        self._table: dict[Modality, Tensor] = {}
+        self.vectors = {}
         for name in self.modalities:
             has = self.sources[name].has
             with torch.no_grad():
                 found_KE = self._run(name, np.flatnonzero(has).astype(np.int64))
             table_NE = found_KE.new_zeros(len(has), found_KE.shape[1])
             table_NE[torch.as_tensor(has, device=self.device)] = found_KE
-            self._table[name] = table_NE
+            self.vectors[name] = table_NE
 
     def direct(self) -> Direct:
         """The whole catalogue as it is seen now, without gradient; the encoder is this one's own."""

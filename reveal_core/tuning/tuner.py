@@ -177,7 +177,7 @@ class _Tuning:
         total, count = 0.0, 0
         for step in range(len(batches)):
             batch = batches[step].to(self.embedder.device)
-            num_targets = int((batch.pos_items != PADDING).sum())
+            num_targets = batches.num_targets(step)
             with seeded(step_seed(self.seed, self.at.epoch, step), self.embedder.device):
                 loss = batch_loss(self.embedder, batch, self.balance, self.group)
                 self.optimizer.zero_grad(set_to_none=True)

@@ -48,6 +48,34 @@ def test_every_item_but_the_first_is_a_target_once(
             assert (batch.item_seq[:, 1:][inside[:, 1:]] == batch.item_seq[:, :-1][inside[:, 1:]] + 1).all()
 
 
+@settings(max_examples=30, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 40), min_size=1, max_size=12),
+    max_seq_len=st.integers(1, 9),
+    stride=st.integers(1, 9),
+    seed=st.integers(0, 99),
+)
+def test_for_a_backbone_that_reads_ahead_windows_grow_from_the_first_item_and_ask_everywhere(
+    lengths: list[int], max_seq_len: int, stride: int, seed: int
+) -> None:
+    batches = TrainingBatches(numbered(lengths), max_seq_len, 20, seed, stride, reads_ahead=True).epoch(1)
+    found: dict[int, list[tuple[int, int]]] = {user: [] for user in range(len(lengths))}
+    new = 0
+    for step in range(len(batches)):
+        batch, new = batches[step], new + batches.num_targets(step)
+        assert torch.equal(batch.pos_items != 0, batch.item_seq != 0)
+        for row, length in enumerate(batch.seq_len.tolist()):
+            user, place = divmod(int(batch.item_seq[row, 0]), 1000)
+            found[user].append((place, place + length))  # of its first input and of its last target
+    assert new == sum(max(0, n - 1) for n in lengths)
+    stride = min(stride, max_seq_len)
+    for user, n in enumerate(lengths):
+        ends = sorted(end for _, end in found[user])
+        assert all(begin == 1 for begin, end in found[user] if end <= max_seq_len - stride + 1)
+        assert [*np.diff(ends)[:-1]] == [stride] * max(0, len(ends) - 2)  # each goes on where the one before ended
+        assert (ends[0] - 1 <= stride and ends[-1] == n) if n > 1 else not ends
+
+
 def test_an_epoch_depends_on_seed_and_epoch_alone() -> None:
     lengths = [30, 5, 17, 2, 60]
 

@@ -13,7 +13,6 @@ import pytest
 
 import cli.main
 from pipeline.ready_features import FeatureFile, Features
-from pipeline.stages import ready
 from pipeline.stages.ready import Ready
 from reveal_core.config import result_settings
 from reveal_core.errors import UserError
@@ -45,7 +44,7 @@ def stage(root: Path, **options: Any) -> Ready:
 def test_each_item_gets_its_own_row_or_none(
     bench: Any, root: Path, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ready, "BLOCK", block)
+    monkeypatch.setattr("pipeline.item_vectors.BLOCK", block)
     ids = [f"i{number}" for number in range(10)]
     out, report = bench.run(stage(root, image=IMAGE, text=TEXT), {"ingest": bench.items(ids)})
     table = pl.read_parquet(out / "item_features.parquet")
