@@ -1,8 +1,9 @@
 """BERT4Rec (Sun et al. 2019, https://arxiv.org/abs/1904.06690): attention in both directions, learned as a cloze.
 
 Some places of a sequence are hidden behind one learned vector, and the output there is to find the item (section 3.6);
-the next item is asked for by a hidden place after the last. In some sequences the last place alone is hidden, as it
-will be then. An output goes through one more layer (section 3.5), whose LayerNorm is that of the authors' code.
+the next item is asked for by a hidden place after the last. In some steps the last place alone is hidden, as it will be
+then: in steps of their own, since beside the others those targets are few. An output goes through one more layer
+(section 3.5), whose LayerNorm is that of the authors' code.
 
 Our reading: only places whose item the batch asks for are hidden; in training that is every place of a window but the
 first, in a visual pass the occurrence that it drew. The output layer's bias of each item is left out: items are
@@ -35,7 +36,7 @@ class Bert4Rec(TransformerConfig, BackboneSettings):
     mask_ratio: float = 0.2
     """Share of a sequence's items that are hidden and asked for in a training step; at least one item."""
     last_share: float = 0.5
-    """Share of the sequences in which only the last item is hidden."""
+    """Share of the training steps in which only the last item of each sequence is hidden."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,7 +72,9 @@ class Bert4RecBackbone(Backbone):
         # What the output at a place is to find stands at the next place.
         asked_BL = functional.pad(batch.pos_items, (1, 0), value=PADDING)
         item_seq_BL = torch.where(asked_BL == PADDING, functional.pad(batch.item_seq, (0, 1), value=PADDING), asked_BL)
-        hidden_BL = self._choose(asked_BL != PADDING, generator)
+        only_last = torch.rand((), generator=generator, device=generator.device) < self.last_share
+        asks_BL = asked_BL != PADDING
+        hidden_BL = _last(asks_BL) if only_last else self._some(asks_BL, generator)
         return Batch(
             item_seq=item_seq_BL,
             seq_len=(item_seq_BL != PADDING).sum(dim=1),
@@ -79,17 +82,18 @@ class Bert4RecBackbone(Backbone):
             pos_items=torch.where(hidden_BL, item_seq_BL, PADDING),
         )
 
-    def _choose(self, asked_BL: Tensor, generator: torch.Generator) -> Tensor:
-        """Which of the places asked for are hidden: a share of them, or only the last."""
-        num_rows, num_places = asked_BL.shape
-        order_BL = torch.rand(num_rows, num_places, generator=generator, device=generator.device)
+    def _some(self, asked_BL: Tensor, generator: torch.Generator) -> Tensor:
+        """A share of the places asked for."""
+        order_BL = torch.rand(asked_BL.shape, generator=generator, device=generator.device)
         rank_BL = order_BL.masked_fill(~asked_BL, torch.inf).argsort(dim=1).argsort(dim=1)
         count_B = (asked_BL.sum(dim=1) * self.mask_ratio).round().clamp(min=1)
-        last_B = (asked_BL * torch.arange(num_places, device=asked_BL.device)).argmax(dim=1)
-        only_last_B = torch.rand(num_rows, generator=generator, device=generator.device) < self.last_share
-        some_BL = rank_BL < count_B[:, None]
-        last_BL = torch.arange(num_places, device=asked_BL.device) == last_B[:, None]
-        return asked_BL & torch.where(only_last_B[:, None], last_BL, some_BL)
+        return asked_BL & (rank_BL < count_B[:, None])
+
+
+def _last(asked_BL: Tensor) -> Tensor:
+    """The last of the places asked for."""
+    places_L = torch.arange(asked_BL.shape[1], device=asked_BL.device)
+    return asked_BL & (places_L == (asked_BL * places_L).argmax(dim=1)[:, None])
 
 
 def _inside(lengths_B: Tensor, num_places: int) -> Tensor:
