@@ -5,7 +5,8 @@ B sequences, L places, N items (row 0 is padding), K chosen items, D hidden widt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -22,7 +23,9 @@ from reveal_core.features import ItemFeatures
 from reveal_core.fusion import Fusion
 from reveal_core.losses import LossConfig
 from reveal_core.losses.softmax import Softmax, ask_among
+from reveal_core.parallel import Group, Shard
 from reveal_core.schema import PADDING
+from reveal_core.spreading import Spread
 
 #: Standard deviation of the id embedding at the start.
 _ID_STD = 0.02
@@ -92,9 +95,36 @@ class IdEmbedding(nn.Embedding):
         nn.init.normal_(self.weight, std=_ID_STD)
         counts = train_counts.float()
         self.register_buffer("trust", counts / (counts + shrinkage).clamp(min=1))
+        self.spread: Spread | None = None
+        self._whole: Tensor | None = None
 
     def forward(self, items_K: Tensor) -> Tensor:
-        return super().forward(items_K) * self.trust[items_K, None]
+        return self._rows(items_K) * self.trust[items_K, None]
+
+    def spread_over(self, group: Group) -> Spread:
+        """Keep this process's rows alone."""
+        self.spread = Spread(group, self.num_embeddings)
+        self.weight = Shard(self.spread.mine(self.weight.detach()))
+        return self.spread
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Inside, every process has all rows as they are at the beginning; all of them enter at once."""
+        entered = self.spread is not None and self._whole is None
+        if self.spread is not None and entered:
+            self._whole = self.spread.whole(self.weight)
+        try:
+            yield
+        finally:
+            if entered:
+                self._whole = None
+
+    def _rows(self, items_K: Tensor) -> Tensor:
+        if self._whole is not None:
+            return functional.embedding(items_K, self._whole)
+        if self.spread is not None and isinstance(self.weight, Shard):
+            return self.spread.rows(self.weight, items_K)
+        return super().forward(items_K)
 
 
 class Projection(nn.Module):
@@ -221,6 +251,18 @@ class SequenceRecommender(nn.Module):
         """The mean loss over the batch's targets."""
         scoring = self.scoring(batch, generator)
         return scoring.loss(self.tower(scoring.items_K))
+
+    def spread_ids(self, group: Group) -> Spread | None:
+        """Divide the table of ids among processes; ``None`` = there is no such table."""
+        ids = self.tower.parts["id"] if "id" in self.tower.modalities else None
+        return ids.spread_over(group) if isinstance(ids, IdEmbedding) else None
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Inside, one process may read items that the others do not; all enter at once, and nothing learns an id."""
+        ids = self.tower.parts["id"] if "id" in self.tower.modalities else None
+        with ids.whole() if isinstance(ids, IdEmbedding) else nullcontext():
+            yield
 
     def _each_once(self, items_M: Tensor) -> tuple[Tensor, Tensor]:
         """The different ones among ``items_M``, rising, and where among them each of those stands."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -22,10 +22,12 @@ from torch import Tensor, nn
 from reveal_core.batches import Batch
 from reveal_core.schema import PADDING
 
-T = TypeVar("T")
-
 #: A leader may work for long before it has something to say.
 _PATIENCE = timedelta(days=7)
+
+
+class Shard(nn.Parameter):
+    """The rows of a table that one process keeps: its gradient is whole as it is."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +75,10 @@ class Group:
         return values_U.where(among_U, 0.0).sum() / self.sum(among_U.sum()).clamp(min=1)
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """In place; a parameter that no process has a gradient of keeps none."""
+        """In place, but of shards; a parameter that no process has a gradient of keeps none."""
         if self.size == 1:
             return
-        learning = [parameter for parameter in parameters if parameter.requires_grad]
+        learning = [one for one in parameters if one.requires_grad and not isinstance(one, Shard)]
         device = learning[0].device
         touched = self.sum(torch.tensor([float(one.grad is not None) for one in learning], device=device)).tolist()
         summed = [one for one, count in zip(learning, touched, strict=True) if count]

@@ -15,7 +15,7 @@ from reveal_core.backbones.base import Parts, zeroed
 from reveal_core.balance.avl import Avl, unimodal_losses
 from reveal_core.batches import Batch
 from reveal_core.model import Projection, Scoring, SequenceRecommender
-from reveal_core.parallel import ALONE, Group
+from reveal_core.parallel import ALONE, Group, Shard
 
 #: Steps between measurements of gradients and updates: often enough for a curve, too seldom to cost time.
 MEASURE_EVERY = 10
@@ -158,11 +158,12 @@ class Learner:
         for group in self.optimizer.param_groups:
             owners.setdefault(group["owner"], []).extend(group["params"])
         before = {owner: [one.detach().clone() for one in owned] for owner, owned in owners.items()}
-        norms = {f"gradient/{owner}": _norm(_gradients(owned)) for owner, owned in owners.items()}
+        gradients = {owner: [one.grad for one in owned] for owner, owned in owners.items()}
+        norms = {f"gradient/{owner}": _norm(owned, gradients[owner], self.group) for owner, owned in owners.items()}
         self._step()
         for owner, owned in owners.items():
             changes = [one.detach() - old for one, old in zip(owned, before[owner], strict=True)]
-            norms[f"update/{owner}"] = _norm(changes)
+            norms[f"update/{owner}"] = _norm(owned, changes, self.group)
         return {name: float(norm) for name, norm in norms.items()}
 
 
@@ -180,10 +181,13 @@ def _gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor]:
     return [parameter.grad for parameter in parameters if parameter.grad is not None]
 
 
-def _norm(tensors: Sequence[Tensor]) -> Tensor:
+def _norm(parameters: Sequence[nn.Parameter], tensors: Sequence[Tensor | None], group: Group) -> Tensor:
+    """Of a tensor, or none, for each parameter; those of a shard lie in all processes."""
     # In float64: the square of a large finite number must stay one, since norms are written as JSON.
-    norms = [torch.linalg.vector_norm(tensor, dtype=torch.float64) for tensor in tensors]
-    return torch.stack(norms).norm() if norms else torch.zeros(())
+    given = [(one, x) for one, x in zip(parameters, tensors, strict=True) if x is not None]
+    norms = [(one, torch.linalg.vector_norm(x, dtype=torch.float64)) for one, x in given]
+    whole = [group.sum(norm**2).sqrt() if isinstance(one, Shard) else norm for one, norm in norms]
+    return torch.stack(whole).norm() if whole else torch.zeros(())
 
 
 def train_step(model: SequenceRecommender, learner: Learner, batch: Batch, seed: int, number: int) -> Update:

@@ -30,6 +30,7 @@ from reveal_core.metrics import mean_metrics
 from reveal_core.model import SequenceRecommender
 from reveal_core.parallel import current
 from reveal_core.sequences import TrainingHistories
+from reveal_core.spreading import moments_of_shards, shards_of
 from reveal_core.steps import Learner, Tally, make_optimizer, step_seed, train_step
 
 METRIC = "ndcg@10"
@@ -77,6 +78,9 @@ class TrainConfig(Config):
     """Validation users, at most, of whom each validation also tells what leaving out a modality costs; 0 = none."""
     checkpoint_every: int = runtime(500)
     """Steps between the states from which a killed run goes on; one is also kept at the end of every epoch."""
+    spread_ids_from: int = runtime(100_000)
+    """Items from which on processes that train together divide the table of ids among them, where the loss does not
+    need all items in every step."""
     device: str = runtime("auto")
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
 
@@ -172,8 +176,9 @@ def validate(model: SequenceRecommender, cases: Cases, diagnosed_users: int = 0)
     """
     model.eval()
     try:
-        ranks_M = rank_cases(model, cases, max_seq_len=model.config.max_seq_len, device=model.device)
-        without = ndcg_without(model, cases, ranks_M, diagnosed_users, device=model.device)
+        with model.whole():
+            ranks_M = rank_cases(model, cases, max_seq_len=model.config.max_seq_len, device=model.device)
+            without = ndcg_without(model, cases, ranks_M, diagnosed_users, device=model.device)
     except ValueError as error:  # scores that are no numbers, from weights that still are
         raise UserError(str(error), where="train.lr", mend="make it smaller") from error
     model.train()
@@ -232,11 +237,14 @@ class _Training:
     ) -> None:
         self.device = resolve_device(config.device, where="train.device")
         self.model = model.to(self.device).train()
+        self.group, self.ids = current(), None
+        if self.group.size > 1 and model.num_items >= config.spread_ids_from and not model.config.loss.asks_all:
+            self.ids = model.spread_ids(self.group)
         optimizer = make_optimizer(
             model, config.lr, config.content_lr_scale, config.weight_decay, config.image_lr_scale
         )
-        self.group = current()
         self.learner, self.alternation = Learner(optimizer, avl, self.group), alternation
+        self.shards = {*shards_of(model), *moments_of_shards(optimizer)}
         self.config, self.seed, self.resume_dir = config, seed, resume_dir
         self.on_progress, self.on_epoch = on_progress, on_epoch
         self.valid, self.num_targets = data.valid, data.num_targets
@@ -261,7 +269,8 @@ class _Training:
     def run(self) -> TrainResult:
         while self.at.epoch < self.config.max_epochs and self.at.bad_validations < self.config.patience:
             if self.alternation is not None and self.at.step == 0:
-                self.alternation.before_epoch(self.at.epoch, self.model, self._save, self._valid_metric)
+                with self.model.whole():
+                    self.alternation.before_epoch(self.at.epoch, self.model, self._save, self._valid_metric)
             self._run_steps()
             self._end_epoch()
         rounds = []
@@ -269,7 +278,7 @@ class _Training:
             rounds = self.alternation.rounds
             self.alternation.load(self.at.best_alternation, self.best_extractor)
         history = [Epoch(**line) for line in self.at.history]
-        return TrainResult(self.best_weights, history, self.at.best_epoch, rounds)
+        return TrainResult(self._whole(self.best_weights), history, self.at.best_epoch, rounds)
 
     def _run_steps(self) -> None:
         at, batches = self.at, self.batches.epoch(self.at.epoch)
@@ -322,36 +331,44 @@ class _Training:
     def _check(self) -> None:
         """Refuse numbers that are none before they are kept or ranked (all comparisons with them are false)."""
         finite = self.loss_sum.isfinite() & torch.stack([p.isfinite().all() for p in self.model.parameters()]).all()
-        if not finite:
+        if self.group.sum((~finite).long()):
             raise UserError(
                 f"the loss is no longer a number (epoch {self.at.epoch + 1})", where="train.lr", mend="make it smaller"
             )
 
     def _save(self) -> None:
         self._check()
+        tensors = {
+            "weights": self._whole(self.model.state_dict()),
+            "optimizer": self._whole(optimizer_tensors(self.learner.optimizer)),
+            "best_weights": self._whole(self.best_weights),
+        }
         if not self.group.leads:
             return
         at, avl, alternation = self.at, self.learner.avl, self.alternation
         at.loss_sum, at.tally = float(self.loss_sum), dataclasses.asdict(self.tally)
         at.avl = avl.dump() if avl is not None else {}
-        tensors = {
-            "weights": self.model.state_dict(),
-            "optimizer": optimizer_tensors(self.learner.optimizer),
-            "best_weights": self.best_weights,
-        }
         if alternation is not None:
             at.alternation = alternation.dump()
             tensors |= {"best_extractor": self.best_extractor, **alternation.tensors()}
         save_state(self.resume_dir, TrainState(tensors, dataclasses.asdict(at)))
+
+    def _whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """As one process would have them."""
+        return tensors if self.ids is None else self.ids.all_whole(tensors, self.shards)
+
+    def _mine(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The inverse of :meth:`_whole`."""
+        return tensors if self.ids is None else self.ids.all_mine(tensors, self.shards)
 
     def _restore(self) -> None:
         state = load_state(self.resume_dir)
         if state is None:
             return
         groups = state.tensors
-        self.model.load_state_dict(groups["weights"])
-        restore_optimizer(self.learner.optimizer, groups["optimizer"])
-        self.best_weights, self.at = groups.get("best_weights", {}), _Position(**state.position)
+        self.model.load_state_dict(self._mine(groups["weights"]))
+        restore_optimizer(self.learner.optimizer, self._mine(groups["optimizer"]))
+        self.best_weights, self.at = self._mine(groups.get("best_weights", {})), _Position(**state.position)
         self.tally = Tally(**self.at.tally)
         if self.learner.avl is not None:
             self.learner.avl.load(self.at.avl)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +33,9 @@ class Question(NamedTuple):
 
 class LossSettings(Config):
     """What the configuration of every loss has."""
+
+    asks_all: ClassVar[bool] = False
+    """Whether every step needs the vectors of all items."""
 
     def build(self, train_counts: Tensor) -> Loss:
         """The loss for items with so many training interactions, (N + 1,); row 0 is padding."""

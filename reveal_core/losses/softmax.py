@@ -6,7 +6,7 @@ T places with a target, N candidates, U items whose vectors there are, D width o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ class Softmax(LossSettings):
     """Cross-entropy over the whole catalogue."""
 
     kind: Literal["softmax"] = "softmax"
+    asks_all: ClassVar[bool] = True
 
     def build(self, train_counts: Tensor) -> SoftmaxLoss:
         return SoftmaxLoss(train_counts)

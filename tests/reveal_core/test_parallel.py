@@ -18,6 +18,8 @@ from torch import Tensor
 from reveal_core.backbones.sasrec import SasRec
 from reveal_core.balance.avl import Avl, AvlConfig
 from reveal_core.batches import Batch
+from reveal_core.losses.sampled_softmax import SampledSoftmax
+from reveal_core.model import IdEmbedding, SequenceRecommender
 from reveal_core.parallel import Group, current, joined
 from reveal_core.training import fit, make_avl
 from reveal_core.tuning.config import BalanceConfig
@@ -73,6 +75,47 @@ def tuned(folder: Path) -> dict[str, Tensor]:
     return {"losses": torch.tensor(numbers), **result.learned}
 
 
+#: The table of ids on every process; divided among them for two epochs; and then for the rest.
+DIVIDED = (("whole", 3, 1_000_000), ("divided", 2, 1), ("divided", 3, 1))
+
+
+def divided(folder: Path) -> dict[str, Tensor]:
+    """What is learned either way."""
+    found = {}
+    for name, epochs, spread_ids_from in DIVIDED:
+        loss = SampledSoftmax(num_negatives=5)
+        model = make_model(content=True, backbone=SasRec(num_layers=1, dropout=0.0), loss=loss)
+        config = replace(CONFIG, max_epochs=epochs, spread_ids_from=spread_ids_from, checkpoint_every=2)
+        result = fit(model, cycle_data(41), config, 0, folder / name)
+        told = [
+            [epoch.train_loss, *(epoch.measured[key] for key in sorted(epoch.measured))] for epoch in result.history
+        ]
+        found |= {f"{name}/{key}": tensor for key, tensor in result.weights.items()}
+        found |= {f"{name}/told": torch.tensor(told), f"{name}/rows": _rows_here(model)}
+    return found
+
+
+def divided_between_rounds(folder: Path) -> dict[str, Tensor]:
+    """The same where extraction learns too: one process alone gives feedback, with ids of all."""
+    found = {}
+    for name, epochs, spread_ids_from in DIVIDED:
+        shop, config = Shop(), replace(TRAIN, max_epochs=epochs, spread_ids_from=spread_ids_from)
+        alternation = shop.alternation(extraction(), folder / name / "rounds")
+        backbone, loss = SasRec(num_layers=1, num_heads=1, dropout=0.0), SampledSoftmax(num_negatives=5)
+        model = shop.model(alternation.learner, backbone=backbone, loss=loss)
+        result = fit(model, shop.data(), config, 3, folder / name, alternation=alternation)
+        moved = torch.tensor([[done.loss, done.moved] for done in result.rounds])
+        found |= {f"{name}/{key}": tensor for key, tensor in [*result.weights.items(), *alternation.weights().items()]}
+        found |= {f"{name}/moved": moved, f"{name}/rows": _rows_here(model)}
+    return found
+
+
+def _rows_here(model: SequenceRecommender) -> Tensor:
+    ids = model.tower.parts["id"]
+    assert isinstance(ids, IdEmbedding)
+    return torch.tensor(len(ids.weight))
+
+
 def gathered(_: Path) -> dict[str, Tensor]:
     """Five rows, of which each process computes its part, and their gradient under a loss of which each has a part."""
     group, x_KD = current(), torch.arange(10.0).view(5, 2).requires_grad_()
@@ -85,6 +128,8 @@ def gathered(_: Path) -> dict[str, Tensor]:
 
 
 WORK: list[Callable[[Path], dict[str, Tensor]]] = [trained, extracted, looked, tuned, gathered]
+#: In them negatives are drawn, which a process by itself does in another way.
+DRAWING = [divided, divided_between_rounds]
 
 
 def _work(rank: int, port: int, folder: Path) -> None:
@@ -92,7 +137,7 @@ def _work(rank: int, port: int, folder: Path) -> None:
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
     torch.set_num_threads(1)
     with joined() as group:
-        found = {work.__name__: work(folder / work.__name__) for work in WORK}
+        found = {work.__name__: work(folder / work.__name__) for work in [*WORK, *DRAWING]}
         heard = group.hear() if group.rank else group.tell({"said": Path("x")})
         assert group.leads or heard == {"said": Path("x")}
     assert current() == Group()
@@ -124,6 +169,19 @@ def test_two_processes_learn_what_one_learns(
             if name.endswith("qkv.bias"):  # attention does not depend on the keys' bias: Adam follows its rounding
                 continue
             assert torch.allclose(mine[name], expected, rtol=2e-4, atol=2e-5), name
+
+
+@pytest.mark.parametrize("work", DRAWING, ids=lambda work: work.__name__)
+def test_ids_that_are_divided_learn_what_ids_in_one_place_do(
+    work: Callable[[Path], dict[str, Tensor]], found: list[dict[str, Any]]
+) -> None:
+    both = [together[work.__name__] for together in found]
+    assert sum(int(mine["divided/rows"]) for mine in both) == int(both[0]["whole/rows"])
+    for mine in both:
+        whole = {name.removeprefix("whole/"): tensor for name, tensor in mine.items() if name.startswith("whole/")}
+        for name, expected in whole.items():
+            if name != "rows" and not name.endswith("qkv.bias"):
+                assert torch.allclose(mine[f"divided/{name}"], expected, rtol=2e-4, atol=2e-5), name
 
 
 def test_both_have_the_same_weights(found: list[dict[str, Any]]) -> None:
