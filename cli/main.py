@@ -11,7 +11,7 @@ from typing import NoReturn
 import click
 
 from cli.text import printable
-from reveal_core.errors import UserError
+from reveal_core.errors import UserError, no_memory
 
 #: One file per command: name -> (module, what `reveal --help` says of it).
 COMMANDS = {
@@ -94,7 +94,7 @@ def main() -> None:
     except Exception as error:
         from reveal_core.disk import refusal
 
-        refused = refusal(error)
+        refused = refusal(error) or no_memory(error)
         if refused is not None:
             _refuse(refused)
         traceback.print_exc()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from pipeline.text_cache import filled_tokens, filled_vectors, text_keys
 from reveal_core.backbones.base import Modality
 from reveal_core.encoders import EncoderConfig
 from reveal_core.encoders.base import Encoder
-from reveal_core.errors import UserError
+from reveal_core.errors import UserError, said_of
 from reveal_core.extraction.static import mean_patches
 from reveal_core.sequences import Int64s
 from reveal_core.texts import item_text
@@ -114,7 +113,7 @@ class TowerBuilder:
         Raises:
             UserError: a tower cannot be cut as the manifest says, or no item has a modality.
         """
-        with _about("tuning.image_blocks"):
+        with said_of("tuning.image_blocks", instead_of="extraction.tail_blocks"):
             encoder = self.encoder.build(self.config.image_blocks if "image" in modalities else 0)
         tunable = Tunable(encoder, {}, {})
         for modality in modalities:
@@ -147,7 +146,7 @@ class TowerBuilder:
         items = pl.read_parquet(inputs["ingest"] / "items.parquet")
         texts = [item_text(row) for row in items.iter_rows(named=True)]
         keys, size = [None, *text_keys(texts)], self.encoder.batch_size
-        with _about("tuning.text_blocks"):
+        with said_of("tuning.text_blocks", instead_of="extraction.tail_blocks"):
             cut = encoder.cut_texts(self.config.text_blocks)
         if cut.tail is not None:
             rows: CachedRows = CachedTexts(filled_tokens(cut, texts, work, size), keys)
@@ -168,13 +167,3 @@ def _deviation(rows: CachedRows) -> float:
         tokens_BNE = rows.read(some)[0]
         return float(tokens_BNE[tokens_BNE.abs().amax(dim=-1) > 0].std())
     return 1.0
-
-
-@contextmanager
-def _about(field: str) -> Iterator[None]:
-    """What goes wrong in here is about this field of the manifest."""
-    try:
-        yield
-    except UserError as error:
-        where = field if error.where in ("", "extraction.tail_blocks") else error.where
-        raise UserError(error.what, where=where, mend=error.mend) from None

@@ -29,7 +29,7 @@ def _extraction(mode: str, *, avl: bool, modalities: str = "") -> tuple[str, ...
 
 def _tuning(*, wpcl: bool, crtr: bool) -> tuple[str, ...]:
     balance = (f"balance.wpcl.enabled={str(wpcl).lower()}", f"balance.crtr.enabled={str(crtr).lower()}")
-    return ("extraction.mode=static", "tuning.mode=tail", *balance)
+    return ("extraction.mode=static", "avl.enabled=false", "tuning.mode=tail", *balance)
 
 
 #: A variant is added here. Those that name no modalities keep the manifest's.
@@ -46,8 +46,8 @@ VARIANTS: dict[str, Variant] = {
     "soft+avl": Variant(_extraction("soft", avl=True), "soft with adaptive visual learning"),
     "text-prompts": Variant(_extraction("text", avl=False), "natural-language prompts, rewritten from feedback"),
     "reveal": Variant(_extraction("both", avl=True), "both kinds of prompts and adaptive visual learning"),
-    "frozen": Variant(("extraction.mode=static", "tuning.mode=none"), "the towers as they are: static without tuning"),
-    "infonce": Variant(_tuning(wpcl=False, crtr=False), "towers tuned on user sequences by plain InfoNCE"),
+    "frozen": Variant(_extraction("static", avl=False), "the towers as they are: static by another name"),
+    "infonce": Variant(_tuning(wpcl=False, crtr=False), "last blocks tuned on user sequences by plain InfoNCE"),
     "infonce+wpcl": Variant(_tuning(wpcl=True, crtr=False), "with harder negatives where a modality lags"),
     "infonce+crtr": Variant(_tuning(wpcl=False, crtr=True), "with the same neighbours in both modalities"),
     "vlm2rec": Variant(_tuning(wpcl=True, crtr=True), "with both"),

@@ -10,8 +10,13 @@ Anything else that escapes is ours: exit code 1 and a traceback to send us. Func
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 #: Characters of a part of a message.
 _LONGEST = 600
+#: In what PyTorch says when it cannot allocate.
+_NO_MEMORY = ("can't allocate memory", "out of memory")
 
 
 class RevealError(Exception):
@@ -67,3 +72,25 @@ def one_line(error: Exception) -> str:
     if isinstance(error, UserError):
         return line
     return f"{type(error).__name__}: {line}" if line else type(error).__name__
+
+
+def no_memory(error: Exception) -> UserError | None:
+    """What to tell people where there was not enough memory; None where something else went wrong.
+
+    PyTorch has no type of error for it on a CPU.
+    """
+    line = first_reason(error)
+    if not isinstance(error, MemoryError) and not any(words in line.lower() for words in _NO_MEMORY):
+        return None
+    mend = "make what is held at once smaller, such as the widths and batch sizes of the manifest"
+    return UserError(f"not enough memory: {line}", mend=mend)
+
+
+@contextmanager
+def said_of(field: str, instead_of: str) -> Iterator[None]:
+    """What is refused in here because of one field, or of none in particular, is refused because of another."""
+    try:
+        yield
+    except UserError as error:
+        where = field if error.where in ("", instead_of) else error.where
+        raise UserError(error.what, where=where, mend=error.mend) from None

@@ -226,12 +226,11 @@ class SequenceRecommender(nn.Module):
         return self.backbone.last(functional.embedding(place_BL, rows.inputs), asked)
 
     def scoring(self, batch: Batch, generator: torch.Generator, among: Tensor | None = None) -> Scoring:
-        """What the batch asks, with whatever ``generator`` hides or draws for it.
+        """What a batch asks of which the backbone has chosen what to learn, with what ``generator`` draws for it.
 
         Args:
             among: items, rising, that alone compete for the targets and hold them all: by softmax, whatever the loss.
         """
-        batch = self.backbone.to_learn(batch, generator)
         asked_BL = batch.pos_items != PADDING
         targets_T, fusion = batch.pos_items[asked_BL], self.backbone.fusion
         question = self.loss.ask(targets_T, generator, fusion) if among is None else ask_among(targets_T, among, fusion)
@@ -248,8 +247,8 @@ class SequenceRecommender(nn.Module):
         return Scoring(items_K, loss)
 
     def training_loss(self, batch: Batch, generator: torch.Generator) -> Tensor:
-        """The mean loss over the batch's targets."""
-        scoring = self.scoring(batch, generator)
+        """The mean loss over what is learned of a batch."""
+        scoring = self.scoring(self.backbone.to_learn(batch, generator), generator)
         return scoring.loss(self.tower(scoring.items_K))
 
     def spread_ids(self, group: Group) -> Spread | None:

@@ -44,11 +44,6 @@ class Group:
         """Whether this process is the one that writes and speaks."""
         return self.rank == 0
 
-    @property
-    def place(self) -> tuple[int, ...]:
-        """What tells the seed of one process from that of another; nothing for the first, as for one that is alone."""
-        return (self.rank,) if self.rank else ()
-
     def share(self, batch: Batch) -> tuple[Batch, float]:
         """This process's windows, and which share of the batch's targets they hold.
 

@@ -190,9 +190,26 @@ def _norm(parameters: Sequence[nn.Parameter], tensors: Sequence[Tensor | None], 
     return torch.stack(whole).norm() if whole else torch.zeros(())
 
 
+def own_seed(seed: int, group: Group) -> int:
+    """Of what each process draws for itself; the first draws what one that is alone does."""
+    return step_seed(seed, group.rank) if group.rank else seed
+
+
+def share_to_learn(
+    model: SequenceRecommender, batch: Batch, group: Group, seed: int, generator: torch.Generator
+) -> tuple[Batch, float]:
+    """This process's windows, and its share of the targets, of a batch of which all learn the same.
+
+    Args:
+        generator: of :func:`own_seed`, from which nothing was drawn yet.
+    """
+    common = torch.Generator(generator.device).manual_seed(seed) if group.rank else generator
+    return group.share(model.backbone.to_learn(batch, common))
+
+
 def train_step(model: SequenceRecommender, learner: Learner, batch: Batch, seed: int, number: int) -> Update:
-    """One update of the recommender; all randomness comes from ``seed``."""
-    batch, share = learner.group.share(batch)
-    with seeded(seed, model.device) as generator:
+    """One update of the recommender; all randomness comes from ``seed``, the same in all processes."""
+    with seeded(own_seed(seed, learner.group), model.device) as generator:
+        batch, share = share_to_learn(model, batch, learner.group, seed, generator)
         scoring = model.scoring(batch, generator)
         return learner.step(model, scoring, model.tower(scoring.items_K), number, share)

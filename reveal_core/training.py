@@ -285,7 +285,7 @@ class _Training:
         while at.step < len(batches):
             batch = batches[at.step]
             num_targets = batches.num_targets(at.step)
-            seed = step_seed(self.seed, at.epoch, at.step, *self.group.place)
+            seed = step_seed(self.seed, at.epoch, at.step)
             update = train_step(self.model, self.learner, batch.to(self.device), seed, at.step)
             # Summed on the device: reading each loss would make a GPU wait at every step.
             self.loss_sum += update.loss.double() * num_targets

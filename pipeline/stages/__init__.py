@@ -31,14 +31,13 @@ def plan(manifest: Manifest) -> list[Stage]:
     """The stages with their slices of the manifest.
 
     Raises:
-        UserError: when the model wants images and the manifest does not say where they are, or learned extraction is
-            to look at several images of an item.
+        UserError: when the model wants images and the manifest does not say where they are, or learned extraction or
+            tuning is to look at several images of an item.
     """
     data, workers = manifest.data, manifest.executor.num_workers
     extraction, tuning = _extraction(manifest), _tuning(manifest)
     source, base = _image_source(manifest), image_folder(manifest)
     folder = None if base is None else str(base)
-    cut_at = tuning.image_blocks if tuning.tunes and "image" in manifest.model.modalities else 0
     evaluate = Evaluate(
         evaluate=manifest.evaluate,
         model=manifest.model,
@@ -55,7 +54,7 @@ def plan(manifest: Manifest) -> list[Stage]:
             folder=folder,
             executor=manifest.executor,
         ),
-        _encode(manifest, extraction.tail_blocks if extraction.learns else cut_at, folder),
+        _encode(manifest, extraction, tuning, folder),
         Split(split=manifest.split),
         *([_tune(manifest, tuning, folder)] if tuning.tunes else []),
         Train(
@@ -74,13 +73,16 @@ def plan(manifest: Manifest) -> list[Stage]:
     ]
 
 
-def _encode(manifest: Manifest, tail_blocks: int | None, folder: str | None) -> Stage:
+def _encode(manifest: Manifest, extraction: ExtractionConfig, tuning: TuningConfig, folder: str | None) -> Stage:
     if isinstance(manifest.encoder, Features):
         return Ready(features=manifest.encoder, root=manifest.data.root)
     executor = manifest.executor
+    tuned = tuning.image_blocks if tuning.tunes and "image" in manifest.model.modalities else 0
+    tail_blocks = extraction.tail_blocks if extraction.learns else tuned
     return Encode(
         encoder=manifest.encoder,
         tail_blocks=tail_blocks,
+        cut_by="extraction.tail_blocks" if extraction.learns else "tuning.image_blocks",
         folder=folder,
         workers=executor.num_workers,
         cluster=executor if isinstance(executor, Dask) else None,
@@ -135,6 +137,9 @@ def _tuning(manifest: Manifest) -> TuningConfig:
         what = "a tuned image tower goes neither with learned extraction nor with a control"
         mend = "use extraction.mode: static and extraction.control: none, or tuning.mode: none"
         raise UserError(what, where="tuning.mode", mend=mend)
+    if "image" in manifest.model.modalities and manifest.data.images.use == "all":
+        mend = "use first or best, or tuning.mode: none"
+        raise UserError("a tuned image tower looks at one image of an item", where="data.images.use", mend=mend)
     settings = {"prompts": ("num_prompts",), "lora": ("lora_rank", "lora_alpha")}
     unread = [name for mode, names in settings.items() if mode != tuning.mode for name in names]
     return replace(tuning, **{name: getattr(TuningConfig(), name) for name in unread})

@@ -23,6 +23,7 @@ from reveal_core.config import runtime
 from reveal_core.encoders import EncoderConfig
 from reveal_core.encoders.base import Encoder
 from reveal_core.encoders.embedded import Embedded
+from reveal_core.errors import said_of
 from reveal_core.extraction.static import mean_patches
 from reveal_core.schema import ITEM_ID, ITEM_INDEX, features
 from reveal_core.texts import TEXT_FIELDS, item_text
@@ -48,6 +49,8 @@ class Encode(Stage):
     """What the images' paths are relative to; None = the downloaded files. The digests of the images count."""
     workers: int = runtime(1)
     """Processes that decode for the model in this one; 0 = this one."""
+    cut_by: str = runtime("extraction.tail_blocks")
+    """The field of the manifest that says so."""
     cluster: Dask | None = runtime(None)
     """Whose workers encode instead, each with a model of its own."""
 
@@ -59,11 +62,16 @@ class Encode(Stage):
         return weights_digests(self.encoder, digests)
 
     def check(self) -> None:
+        self.encoder.weights_files()
         if self.cluster is not None:
             self.cluster.check()
 
+    def _build(self) -> Encoder:
+        with said_of(self.cut_by, instead_of="extraction.tail_blocks"):
+            return self.encoder.build(self.tail_blocks)
+
     def left_to_do(self, inputs: Mapping[str, Path], cache_dir: Path, earlier: Earlier | None) -> str:
-        encoder = self.encoder.build(self.tail_blocks)
+        encoder = self._build()
         items = _Items.of(_made_of(inputs, read_images(inputs, encoder)), earlier, encoder)
         images = [key for keys in items.to_make(IMAGE)[KEY] for key in keys]
         texts = [key for key in text_keys(_texts(items.to_make(TEXT), encoder)) if key is not None]
@@ -72,7 +80,7 @@ class Encode(Stage):
         return f"to encode: {new_images:,} images, {new_texts:,} texts"
 
     def run(self, inputs: Mapping[str, Path], work: Workspace) -> Report:
-        encoder, size = self.encoder.build(self.tail_blocks), self.encoder.batch_size
+        encoder, size = self._build(), self.encoder.batch_size
         images = read_images(inputs, encoder)
         items = _Items.of(_made_of(inputs, images), work.earlier, encoder)
         wanted = images.join(items.to_make(IMAGE), on=ITEM_INDEX, how="semi", maintain_order="left")

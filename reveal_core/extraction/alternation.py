@@ -173,7 +173,7 @@ class Alternation:
         for parameter in model.parameters():
             parameter.requires_grad_(False)
         while self.at.step < len(visual):
-            seed = step_seed(self.seed, _STREAM + number, self.at.step, *self._group.place)
+            seed = step_seed(self.seed, _STREAM + number, self.at.step)
             update = self.learner.step(model, self.frozen, visual.draw(self.at.step), seed, self.at.step)
             self.at.loss_sum += float(update.loss)
             self.tally.add(update.measured)

@@ -25,7 +25,7 @@ from reveal_core.metrics import Floats
 from reveal_core.model import SequenceRecommender
 from reveal_core.parallel import Group, current
 from reveal_core.sequences import Int64s, Sequences
-from reveal_core.steps import Learner, Update, evaluating, seeded
+from reveal_core.steps import Learner, Update, evaluating, own_seed, seeded, share_to_learn
 
 #: Items whose tokens are in memory at once when all are extracted.
 BLOCK = 256
@@ -153,10 +153,10 @@ class VisualLearner:
         Args:
             frozen: what each modality adds to the item vectors, (N + 1, D) each, at the beginning of the pass.
         """
-        with seeded(seed, self.device) as generator, evaluating(model):
+        with seeded(own_seed(seed, self.group), self.device) as generator, evaluating(model):
             rows_S = torch.as_tensor(drawn.items, device=self.device)
-            batch, share = self.group.share(drawn.batch)
-            scoring = model.scoring(batch.to(self.device), generator, among=rows_S.sort().values)
+            batch, share = share_to_learn(model, drawn.batch.to(self.device), self.group, seed, generator)
+            scoring = model.scoring(batch, generator, among=rows_S.sort().values)
             fresh_SD = model.tower.project_images(self._extract(drawn.items)[0])
             image_ND = frozen["image"].index_copy(0, rows_S, fresh_SD)
             parts = {name: part_ND[scoring.items_K] for name, part_ND in {**frozen, "image": image_ND}.items()}

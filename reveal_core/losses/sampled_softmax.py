@@ -30,8 +30,8 @@ class SampledSoftmax(LossSettings):
     """An item is drawn with a chance in proportion to its training interactions to this power; 0 = uniformly."""
 
     def __post_init__(self) -> None:
-        if self.num_negatives < 1 or self.popularity_power < 0:
-            raise ValueError("num_negatives must be at least 1, popularity_power not negative")
+        if self.num_negatives < 1 or not 0 <= self.popularity_power <= 10:
+            raise ValueError("num_negatives must be at least 1, popularity_power lie in 0..10")
 
     def build(self, train_counts: Tensor) -> SampledSoftmaxLoss:
         return SampledSoftmaxLoss(train_counts, self.num_negatives, self.popularity_power)

@@ -35,6 +35,8 @@ from reveal_core.tuning.objective import Compared, Loss, contrastive_loss
 
 Metrics = dict[str, float]
 
+_SLOWER = "make it, or tuning.tower_lr, smaller"
+
 
 @dataclass(frozen=True)
 class TuningEpoch:
@@ -217,7 +219,7 @@ class _Tuning:
         finite += [parameter.isfinite().all() for parameter in self.embedder.parameters()]
         if not torch.stack(finite).all():
             what = f"the loss is no longer a number (epoch {self.at.epoch})"
-            raise UserError(what, where="tuning.lr", mend="make it, or tuning.tower_lr, smaller")
+            raise UserError(what, where="tuning.lr", mend=_SLOWER)
 
     def _validate(self) -> dict[str, Metrics]:
         self.embedder.eval()
@@ -225,7 +227,10 @@ class _Tuning:
         return {name: self._judge(scorer) for name, scorer in scorers.items()}
 
     def _judge(self, scorer: Scorer) -> Metrics:
-        ranks_M = rank_cases(scorer, self.valid, max_seq_len=self.config.max_seq_len, device=self.embedder.device)
+        try:
+            ranks_M = rank_cases(scorer, self.valid, max_seq_len=self.config.max_seq_len, device=self.embedder.device)
+        except ValueError as error:  # scores that are no numbers, from weights that still are
+            raise UserError(str(error), where="tuning.lr", mend=_SLOWER) from error
         return {name: value for name, value in mean_metrics(ranks_M, [10]).items() if value is not None}
 
     def _restore(self) -> None:

@@ -15,6 +15,7 @@ import torch
 import torch.multiprocessing
 from torch import Tensor
 
+from reveal_core.backbones.bert4rec import Bert4Rec
 from reveal_core.backbones.sasrec import SasRec
 from reveal_core.balance.avl import Avl, AvlConfig
 from reveal_core.batches import Batch
@@ -35,7 +36,16 @@ SIZE = 2
 
 def trained(folder: Path) -> dict[str, Tensor]:
     """Weights and losses of a recommender over all modalities; nothing is drawn inside its steps."""
-    model = make_model(content=True, backbone=SasRec(num_layers=1, dropout=0.0))
+    return _trained(folder, SasRec(num_layers=1, dropout=0.0))
+
+
+def hidden(folder: Path) -> dict[str, Tensor]:
+    """The same of one that hides items: the same ones in all processes."""
+    return _trained(folder, Bert4Rec(num_layers=1, dropout=0.0))
+
+
+def _trained(folder: Path, backbone: SasRec | Bert4Rec) -> dict[str, Tensor]:
+    model = make_model(content=True, backbone=backbone)
     avl = make_avl(AvlConfig(enabled=True, every=2, apply_to="gradient"), model.config.modalities)
     result = fit(model, cycle_data(41), replace(CONFIG, max_epochs=3), 0, folder, avl=avl)
     losses = torch.tensor([[epoch.train_loss, epoch.measured["avl/K"]] for epoch in result.history])
@@ -127,7 +137,7 @@ def gathered(_: Path) -> dict[str, Tensor]:
     return {"rows": rows.detach(), "gradient": group.sum(x_KD.grad)}
 
 
-WORK: list[Callable[[Path], dict[str, Tensor]]] = [trained, extracted, looked, tuned, gathered]
+WORK: list[Callable[[Path], dict[str, Tensor]]] = [trained, hidden, extracted, looked, tuned, gathered]
 #: In them negatives are drawn, which a process by itself does in another way.
 DRAWING = [divided, divided_between_rounds]
 

@@ -76,6 +76,7 @@ def test_the_recommender_can_change_without_tuning_again() -> None:
         (("model.modalities=[id]",), "tuning.mode: there is nothing to tune but text and image"),
         (("extraction.mode=soft",), "tuning.mode: a tuned image tower goes neither with learned extraction"),
         (("extraction.control=noise",), "tuning.mode: a tuned image tower goes neither with learned extraction"),
+        (("data.images.use=all",), "data.images.use: a tuned image tower looks at one image of an item"),
     ],
 )
 def test_what_does_not_go_together_is_one_line(overrides: tuple[str, ...], message: str) -> None:

@@ -73,7 +73,8 @@ def test_avl_reads_it(model: SequenceRecommender) -> None:
 def test_what_images_learn_comes_from_the_loss_without_dropout(model: SequenceRecommender) -> None:
     """As in a visual pass: the recommender rests, and the image part alone has a gradient."""
     model.eval().requires_grad_(False)
-    scoring = model.scoring(batch(), torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    scoring = model.scoring(model.backbone.to_learn(batch(), generator), generator)
     parts = model.tower(scoring.items_K)
     image = parts["image"].clone().requires_grad_()
     one, two = (scoring.loss({**parts, "image": image}) for _ in range(2))

@@ -170,7 +170,8 @@ def test_unimodal_losses_are_those_of_a_model_whose_modality_is_zero(
         return torch.Generator().manual_seed(5)  # the same hidden places and negatives for all
 
     model = multimodal(**change).eval()
-    scoring = model.scoring(batch, drawn())
+    generator = drawn()
+    scoring = model.scoring(model.backbone.to_learn(batch, generator), generator)
     found = unimodal_losses(scoring, model.tower(scoring.items_K))
     for silenced, value in zip(("text", "image"), found, strict=True):
         other = multimodal(**change).eval()

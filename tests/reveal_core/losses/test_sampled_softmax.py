@@ -99,7 +99,7 @@ def test_the_only_item_costs_nothing() -> None:
     assert question.loss(torch.randn(1, 4), torch.randn(3, 4), question.items_M).item() == pytest.approx(0)
 
 
-@pytest.mark.parametrize("bad", [{"num_negatives": 0}, {"popularity_power": -0.5}])
+@pytest.mark.parametrize("bad", [{"num_negatives": 0}, {"popularity_power": -0.5}, {"popularity_power": 1e308}])
 def test_impossible_settings_are_refused(bad: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         SampledSoftmax(**bad)  # type: ignore[arg-type]

@@ -215,9 +215,18 @@ def test_one_modality_alone_is_tuned_without_any_balance(kit: Any, data: Trainin
     assert all(line.valid.keys() == {"all"} and line.measured == {} for line in result.history)
 
 
-def test_numbers_that_are_none_are_one_line(kit: Any, data: TrainingData, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^tuning\.lr: the loss is no longer a number \(epoch 1\)"):
-        tune(kit.embedder(lr=1e30), data, BalanceConfig(), 0, tmp_path)
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"lr": 1e30}, r"the loss is no longer a number \(epoch 1\)"),
+        ({"lr": 1e18, "batch_size": 1000}, "the model's scores are not finite numbers"),
+    ],
+)
+def test_numbers_that_are_none_are_one_line(
+    kit: Any, data: TrainingData, tmp_path: Path, settings: dict[str, Any], what: str
+) -> None:
+    with pytest.raises(UserError, match=rf"^tuning\.lr: {what}.* \(make it, or tuning\.tower_lr, smaller\)$"):
+        tune(kit.embedder(**settings), data, BalanceConfig(), 0, tmp_path)
 
 
 def test_nothing_to_learn_from_is_one_line(kit: Any, data: TrainingData, tmp_path: Path) -> None:
