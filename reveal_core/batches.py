@@ -17,8 +17,8 @@ from reveal_core.sequences import Int32s, Int64s, Rows, Sequences
 
 P = TypeVar("P", bound="Padded")
 
-#: Windows of similar length are batched together, but only within this many batches drawn at random.
-_POOL_BATCHES = 32
+#: Batches' worth of windows, drawn at random, within which those of similar length share a batch.
+LENGTH_POOL = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +91,7 @@ class Windows:
 def cut_windows(
     sequences: Sequences, max_seq_len: int, stride: int, rng: np.random.Generator, reads_ahead: bool = False
 ) -> Windows:
-    """Cut the histories so that every item but a user's first is a target exactly once.
+    """Cut the histories so that every item but a user's first is among the targets of exactly one window.
 
     A history of at most ``max_seq_len`` inputs is one window. A longer one begins with a window of random length and
     goes on in windows that end ``stride`` inputs later each, so over the epochs an item is predicted from histories of
@@ -100,8 +100,8 @@ def cut_windows(
 
     Args:
         stride: 1..max_seq_len.
-        reads_ahead: the first window is no longer than ``stride``. One that ends later would show a backbone that reads
-            what comes after a place no history as short as that before it.
+        reads_ahead: the first window has at most ``stride`` inputs, and only a history of no more is one window: a
+            backbone that sees what comes after a place learns from no longer one what a short history alone says.
     """
     inputs_U = np.maximum(sequences.lengths - 1, 0)
     longest = stride if reads_ahead else max_seq_len
@@ -124,6 +124,7 @@ class TrainingBatches:
         batch_size: targets in a batch, about: windows are added until there are so many. A batch of targets and not of
             users, so that a step weighs the same whether histories are long or short.
         stride: see :func:`cut_windows`; ``None`` = ``max_seq_len``.
+        length_pool: see :data:`LENGTH_POOL`; 1 = lengths are as mixed in a batch as among the windows.
         reads_ahead: whether a place sees those after it. Then every place of a window asks for its target, also where
             another window does.
     """
@@ -135,16 +136,18 @@ class TrainingBatches:
         batch_size: int,
         seed: int,
         stride: int | None = None,
+        length_pool: int = LENGTH_POOL,
         reads_ahead: bool = False,
     ) -> None:
         self._sequences, self._reads_ahead = sequences, reads_ahead
         self._max_seq_len, self._batch_size, self._seed = max_seq_len, batch_size, seed
+        self._length_pool = length_pool
         self._stride = min(stride or max_seq_len, max_seq_len)
 
     def epoch(self, epoch: int) -> EpochBatches:
         rng = np.random.default_rng((self._seed, epoch))
         windows = cut_windows(self._sequences, self._max_seq_len, self._stride, rng, self._reads_ahead)
-        members = _order(windows, self._batch_size, rng)
+        members = _order(windows, self._batch_size, self._length_pool, rng)
         return EpochBatches(self._sequences, windows, members, self._reads_ahead)
 
 
@@ -177,10 +180,10 @@ class EpochBatches:
         return int(self.windows.num_targets[self.members[step]].sum())
 
 
-def _order(windows: Windows, batch_size: int, rng: np.random.Generator) -> list[Int64s]:
+def _order(windows: Windows, batch_size: int, length_pool: int, rng: np.random.Generator) -> list[Int64s]:
     """A random order of batches, each of windows of similar length, so that little of it is padding."""
     order = rng.permutation(len(windows))
-    pool = np.cumsum(windows.num_targets[order]) // (batch_size * _POOL_BATCHES)
+    pool = np.cumsum(windows.num_targets[order]) // (batch_size * length_pool)
     order = order[np.lexsort((windows.lengths[order], pool))]
     num_targets = windows.num_targets[order]
     batch = (np.cumsum(num_targets) - num_targets) // batch_size

@@ -117,6 +117,13 @@ def test_windows_of_like_length_share_a_batch() -> None:
     assert abs(np.corrcoef(np.arange(len(widths)), widths)[0, 1]) < 0.5
 
 
+def test_without_a_pool_every_batch_has_windows_of_all_lengths() -> None:
+    lengths = np.random.default_rng(0).integers(2, 40, size=2000).tolist()
+    batches = TrainingBatches(numbered(lengths), 50, 640, 0, length_pool=1).epoch(0)
+    spread = [batches[step].seq_len.float().std().item() for step in range(len(batches) - 1)]
+    assert min(spread) > 0.7 * np.std([n - 1 for n in lengths])
+
+
 @pytest.mark.parametrize("lengths", [[], [0, 1, 0], [1]])
 def test_nobody_with_a_target_gives_no_batch(lengths: list[int]) -> None:
     assert len(TrainingBatches(numbered(lengths), 5, 2, 0).epoch(0)) == 0
