@@ -66,12 +66,7 @@ def test_what_is_written(visual_shop: Any, mode: Any) -> None:
     assert table["item_id"].to_list() == [f"i{k}" for k in range(1, 16)]
     assert table["text_vector"].is_null().to_list() == [k == 14 for k in range(1, 16)]
     assert table["image_vector"].is_null().to_list() == [k == 15 for k in range(1, 16)]
-    for name in ("text_vector", "image_vector"):  # of the tower, not of what is compared
-        before = pl.read_parquet(visual_shop.inputs["encode"] / "item_features.parquet")[name].drop_nulls()
-        after = table[name].drop_nulls()
-        assert after.dtype == before.dtype
-        distance = np.linalg.norm(after.to_numpy() - before.to_numpy(), axis=1)
-        assert 0 < distance.max() < np.linalg.norm(before.to_numpy(), axis=1).mean()
+    assert {table.schema[f"{name}_vector"] for name in ("text", "image")} == {pl.Array(pl.Float32, FAKE.dim)}
     learned = load_file(out / "embedder.safetensors")
     assert any(name.startswith("histories.readers.text.") for name in learned)
     assert any(mode.replace("tail", "blocks") in name for name in learned)

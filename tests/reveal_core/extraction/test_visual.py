@@ -166,7 +166,8 @@ def from_scratch(
     batch = drawn.batch
     if model.config.loss != Softmax() or not isinstance(model.config.backbone, SasRec):
         with seeded(seed, torch.device("cpu")) as generator:
-            scoring = model.scoring(batch, generator, among=torch.from_numpy(np.sort(drawn.items)))
+            learned = model.backbone.to_learn(batch, generator)
+            scoring = model.scoring(learned, generator, among=torch.from_numpy(np.sort(drawn.items)))
         loss = scoring.loss({name: part[scoring.items_K] for name, part in parts.items()})
     else:
         h = model.backbone(table[batch.item_seq], batch)
