@@ -171,3 +171,12 @@ def test_what_comes_from_the_data_is_shown_as_it_is(call: Callable[..., click.te
     output = call("validate", "--manifest", "odd.yaml").output
     assert "[red]x[/red]" in output
     assert "\x1b[2J" not in output
+
+
+@pytest.mark.parametrize(
+    "kind", ["timm, model: vit_tiny_patch16_224, weights", "hf_vlm, model", "open_clip, pretrained"]
+)
+def test_weights_that_are_not_there_are_to_be_mended(call: Callable[..., click.testing.Result], kind: str) -> None:
+    result = call("validate", "--manifest", "odd.yaml", "--set", f"encoder={{kind: {kind}: /no/such/file.safetensors}}")
+    assert result.exit_code == 2, result.output
+    assert "/no/such/file.safetensors" in result.output
