@@ -26,7 +26,7 @@ def learning(run: Run) -> Section | None:
 
 
 def _tuning(run: Run) -> Iterator[Block]:
-    """Of the embedder: how well it ranks by itself."""
+    """Of the embedder: how well it ranks by itself, and whether a modality takes over."""
     if not run.has(TUNING):
         return
     history: Epochs = run.json(TUNING)
@@ -36,7 +36,9 @@ def _tuning(run: Run) -> Iterator[Block]:
     alt = f"Validation {METRIC.upper()} of the tuned embedder by epoch: the best is {number(top)} in epoch {best}."
     svg = draw_lines("tuning", [replace(lines[0], mark=best - 1), *lines[1:]], EPOCH, Axis(METRIC.upper()), alt)
     keys = [Key("all modalities" if name == "all" else f"{name} alone", at, at > 0) for at, name in enumerate(names)]
-    yield Chart(f"The tuned embedder by itself, best epoch {best}", alt, svg, run.source(TUNING), keys)
+    alone = Chart(f"The tuned embedder by itself, best epoch {best}", alt, svg, run.source(TUNING), keys)
+    balance = [_by_owner(run, history, what, TUNING) for what in ("margin", "gradient_share")]
+    yield Charts([alone, *(chart for chart in balance if chart is not None)])
 
 
 #: By what :class:`pipeline.stages.train.Train` calls the recommender that it kept.
@@ -98,10 +100,13 @@ _BY_OWNER = {
     "without": (f"Validation {METRIC.upper()} when a modality is left out", METRIC.upper()),
     "gradient": ("Mean length of the gradients by modality", "gradient norm"),
     "update": ("Mean length of the updates by modality", "update norm"),
+    "margin": ("How far ahead of the others the next item is, by modality alone", "mean margin"),
+    "gradient_share": ("Share of the embedder's gradient by modality", "share"),
 }
+_NORMS = ("gradient", "update")
 
 
-def _by_owner(run: Run, epochs: Epochs, what: str) -> Chart | None:
+def _by_owner(run: Run, epochs: Epochs, what: str, source: str = HISTORY) -> Chart | None:
     """By modality; norms by whom a parameter belongs to."""
     found = sorted({name for epoch in epochs for name in epoch["measured"] if name.startswith(f"{what}/")})
     if not found:
@@ -115,8 +120,8 @@ def _by_owner(run: Run, epochs: Epochs, what: str) -> Chart | None:
         keys.append(Key(owner, colour))
         ends.append(f"{owner} {with_it[-1]['measured'][name]:.3g}")
     alt = f"{caption}, by epoch; in the last: {', '.join(ends)}."
-    log = what != "without" and all(value > 0 for line in lines for value in line.y)
-    return Chart(caption, alt, draw_lines(what, lines, EPOCH, Axis(label, log=log), alt), run.source(HISTORY), keys)
+    log = what in _NORMS and all(value > 0 for line in lines for value in line.y)
+    return Chart(caption, alt, draw_lines(what, lines, EPOCH, Axis(label, log=log), alt), run.source(source), keys)
 
 
 _AVL = {

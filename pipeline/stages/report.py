@@ -22,7 +22,7 @@ class Report(Stage):
     among it: of the runs that made the results at hand."""
 
     name: ClassVar[str] = "report"
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     manifest_names: ClassVar[Mapping[str, str]] = {"title": "name"}
 
     title: str

@@ -227,7 +227,7 @@ def test_a_catalogue_without_pictures_leaves_no_room_for_them(new_shop: Callable
     [
         (
             ("tuning.mode=tail", "tuning.max_epochs=1"),
-            ("The tuned embedder by itself", "as tuned", "tuned embedder alone"),
+            ("The tuned embedder by itself", "Share of the embedder's gradient", "as tuned", "tuned embedder alone"),
         ),
         (("model.modalities=[image]",), ("The model reads nothing but pictures.",)),
         (("extraction.mode=soft", "extraction.recommender_epochs=3"), ("No round of feedback was finished",)),
