@@ -107,6 +107,12 @@ class IdEmbedding(nn.Embedding):
         self.weight = Shard(self.spread.mine(self.weight.detach()))
         return self.spread
 
+    def put_together(self) -> None:
+        """Undo :meth:`spread_over`, in all processes at once."""
+        if self.spread is not None:
+            self.weight = nn.Parameter(self.spread.whole(self.weight))
+            self.spread = None
+
     @contextmanager
     def whole(self) -> Iterator[None]:
         """Inside, every process has all rows as they are at the beginning; all of them enter at once."""
@@ -251,16 +257,16 @@ class SequenceRecommender(nn.Module):
         scoring = self.scoring(self.backbone.to_learn(batch, generator), generator)
         return scoring.loss(self.tower(scoring.items_K))
 
-    def spread_ids(self, group: Group) -> Spread | None:
-        """Divide the table of ids among processes; ``None`` = there is no such table."""
+    @property
+    def ids(self) -> IdEmbedding | None:
+        """What is learned of each item by itself."""
         ids = self.tower.parts["id"] if "id" in self.tower.modalities else None
-        return ids.spread_over(group) if isinstance(ids, IdEmbedding) else None
+        return ids if isinstance(ids, IdEmbedding) else None
 
     @contextmanager
     def whole(self) -> Iterator[None]:
         """Inside, one process may read items that the others do not; all enter at once, and nothing learns an id."""
-        ids = self.tower.parts["id"] if "id" in self.tower.modalities else None
-        with ids.whole() if isinstance(ids, IdEmbedding) else nullcontext():
+        with nullcontext() if self.ids is None else self.ids.whole():
             yield
 
     def _each_once(self, items_M: Tensor) -> tuple[Tensor, Tensor]:

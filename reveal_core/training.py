@@ -242,9 +242,10 @@ class _Training:
     ) -> None:
         self.device = resolve_device(config.device, where="train.device")
         self.model = model.to(self.device).train()
-        self.group, self.ids = current(), None
-        if self.group.size > 1 and model.num_items >= config.spread_ids_from and not model.config.loss.asks_all:
-            self.ids = model.spread_ids(self.group)
+        self.group, self.spread = current(), None
+        many = self.group.size > 1 and model.num_items >= config.spread_ids_from
+        if model.ids is not None and many and not model.config.loss.asks_all:
+            self.spread = model.ids.spread_over(self.group)
         optimizer = make_optimizer(
             model, config.lr, config.content_lr_scale, config.weight_decay, config.image_lr_scale
         )
@@ -284,6 +285,8 @@ class _Training:
             rounds = self.alternation.rounds
             self.alternation.load(self.at.best_alternation, self.best_extractor)
         history = [Epoch(**line) for line in self.at.history]
+        if self.model.ids is not None:
+            self.model.ids.put_together()
         return TrainResult(self._whole(self.best_weights), history, self.at.best_epoch, rounds)
 
     def _run_steps(self) -> None:
@@ -361,11 +364,11 @@ class _Training:
 
     def _whole(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """As one process would have them."""
-        return tensors if self.ids is None else self.ids.all_whole(tensors, self.shards)
+        return tensors if self.spread is None else self.spread.all_whole(tensors, self.shards)
 
     def _mine(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """The inverse of :meth:`_whole`."""
-        return tensors if self.ids is None else self.ids.all_mine(tensors, self.shards)
+        return tensors if self.spread is None else self.spread.all_mine(tensors, self.shards)
 
     def _restore(self) -> None:
         state = load_state(self.resume_dir)

@@ -20,9 +20,9 @@ from reveal_core.backbones.sasrec import SasRec
 from reveal_core.balance.avl import Avl, AvlConfig
 from reveal_core.batches import Batch
 from reveal_core.losses.sampled_softmax import SampledSoftmax
-from reveal_core.model import IdEmbedding, SequenceRecommender
+from reveal_core.model import SequenceRecommender
 from reveal_core.parallel import Group, current, joined
-from reveal_core.training import fit, make_avl
+from reveal_core.training import Epoch, fit, make_avl
 from reveal_core.tuning.config import BalanceConfig
 from reveal_core.tuning.tuner import tune
 from tests.reveal_core.extraction.conftest import Shop
@@ -96,12 +96,14 @@ def divided(folder: Path) -> dict[str, Tensor]:
         loss = SampledSoftmax(num_negatives=5)
         model = make_model(content=True, backbone=SasRec(num_layers=1, dropout=0.0), loss=loss)
         config = replace(CONFIG, max_epochs=epochs, spread_ids_from=spread_ids_from, checkpoint_every=2)
-        result = fit(model, cycle_data(41), config, 0, folder / name)
+        rows: list[int] = []
+        result = fit(model, cycle_data(41), config, 0, folder / name, on_epoch=_notes_rows(model, rows))
+        model.load_state_dict(result.weights)
         told = [
             [epoch.train_loss, *(epoch.measured[key] for key in sorted(epoch.measured))] for epoch in result.history
         ]
         found |= {f"{name}/{key}": tensor for key, tensor in result.weights.items()}
-        found |= {f"{name}/told": torch.tensor(told), f"{name}/rows": _rows_here(model)}
+        found |= {f"{name}/told": torch.tensor(told), f"{name}/rows": torch.tensor(rows[0])}
     return found
 
 
@@ -113,17 +115,21 @@ def divided_between_rounds(folder: Path) -> dict[str, Tensor]:
         alternation = shop.alternation(extraction(), folder / name / "rounds")
         backbone, loss = SasRec(num_layers=1, num_heads=1, dropout=0.0), SampledSoftmax(num_negatives=5)
         model = shop.model(alternation.learner, backbone=backbone, loss=loss)
-        result = fit(model, shop.data(), config, 3, folder / name, alternation=alternation)
+        rows: list[int] = []
+        notes = _notes_rows(model, rows)
+        result = fit(model, shop.data(), config, 3, folder / name, alternation=alternation, on_epoch=notes)
+        model.load_state_dict(result.weights)
         moved = torch.tensor([[done.loss, done.moved] for done in result.rounds])
         found |= {f"{name}/{key}": tensor for key, tensor in [*result.weights.items(), *alternation.weights().items()]}
-        found |= {f"{name}/moved": moved, f"{name}/rows": _rows_here(model)}
+        found |= {f"{name}/moved": moved, f"{name}/rows": torch.tensor(rows[0])}
     return found
 
 
-def _rows_here(model: SequenceRecommender) -> Tensor:
-    ids = model.tower.parts["id"]
-    assert isinstance(ids, IdEmbedding)
-    return torch.tensor(len(ids.weight))
+def _notes_rows(model: SequenceRecommender, rows: list[int]) -> Callable[[Epoch], None]:
+    """Of the table of ids that this process has while it trains."""
+    assert model.ids is not None
+    ids = model.ids
+    return lambda epoch: rows.append(len(ids.weight))
 
 
 def gathered(_: Path) -> dict[str, Tensor]:
