@@ -51,8 +51,8 @@ class ItemFeatures:
             )
         if not np.array_equal(frame[ITEM_INDEX].to_numpy(), np.arange(1, num_items + 1)):
             raise ValueError(f"want one row of features for each of the items 1..{num_items}, in that order")
-        text, has_text = _standardised(*_present(frame["text_vector"]))
-        image, has_image = _standardised(*_present(frame["image_vector"]))
+        text, has_text = _standardised(*present(frame["text_vector"]))
+        image, has_image = _standardised(*present(frame["image_vector"]))
         return cls(text=text, image=image, has_text=has_text, has_image=has_image)
 
     @classmethod
@@ -117,16 +117,24 @@ def centre_and_length(vectors: npt.NDArray[np.float32]) -> tuple[npt.NDArray[np.
     return centre, length if length > 0 else 1.0
 
 
-def _present(column: pl.Series) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+def present(column: pl.Series) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """The vectors of a nullable column, and which of its rows have one."""
     width = int(column.dtype.shape[0])  # type: ignore[attr-defined]
     vectors = column.drop_nulls().to_numpy() if width else np.zeros((column.len() - column.null_count(), 0), np.float32)
     return vectors, column.is_not_null().to_numpy()
 
 
-def _standardised(vectors: npt.NDArray[np.float32], has: npt.NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
-    """(N + 1, width) and (N + 1,) of the vectors of those items that have one."""
+def with_padding(
+    vectors: npt.NDArray[np.float32], has: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """(N + 1, width), zeros where there is no vector, and (N + 1,) of the vectors of those items that have one."""
     has = np.concatenate([[False], has])
     rows = np.zeros((len(has), vectors.shape[1]), dtype=np.float32)
-    rows[has] = standardise(vectors)
+    rows[has] = vectors
+    return rows, has
+
+
+def _standardised(vectors: npt.NDArray[np.float32], has: npt.NDArray[np.bool_]) -> tuple[Tensor, Tensor]:
+    """The same in their own units, as tensors."""
+    rows, has = with_padding(standardise(vectors), has)
     return torch.from_numpy(rows), torch.from_numpy(has)

@@ -6,7 +6,7 @@ B sequences, L places, N items (row 0 is padding), K chosen items, D hidden widt
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import get_args
 
@@ -116,14 +116,14 @@ class IdEmbedding(nn.Embedding):
     @contextmanager
     def whole(self) -> Iterator[None]:
         """Inside, every process has all rows as they are at the beginning; all of them enter at once."""
-        entered = self.spread is not None and self._whole is None
-        if self.spread is not None and entered:
-            self._whole = self.spread.whole(self.weight)
+        if self.spread is None or self._whole is not None:
+            yield
+            return
+        self._whole = self.spread.whole(self.weight)
         try:
             yield
         finally:
-            if entered:
-                self._whole = None
+            self._whole = None
 
     def _rows(self, items_K: Tensor) -> Tensor:
         if self._whole is not None:
@@ -263,11 +263,9 @@ class SequenceRecommender(nn.Module):
         ids = self.tower.parts["id"] if "id" in self.tower.modalities else None
         return ids if isinstance(ids, IdEmbedding) else None
 
-    @contextmanager
-    def whole(self) -> Iterator[None]:
+    def whole(self) -> AbstractContextManager[None]:
         """Inside, one process may read items that the others do not; all enter at once, and nothing learns an id."""
-        with nullcontext() if self.ids is None else self.ids.whole():
-            yield
+        return nullcontext() if self.ids is None else self.ids.whole()
 
     def _each_once(self, items_M: Tensor) -> tuple[Tensor, Tensor]:
         """The different ones among ``items_M``, rising, and where among them each of those stands."""

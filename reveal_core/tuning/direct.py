@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import polars as pl
 import torch
 from safetensors.torch import load_file
@@ -20,6 +19,7 @@ from torch.nn import functional
 from reveal_core.backbones.base import Modality
 from reveal_core.batches import Padded
 from reveal_core.evaluation import Cases, EvaluateConfig, Part, rank_cases
+from reveal_core.features import present, with_padding
 from reveal_core.fusion import PLAIN, Fusion
 from reveal_core.metrics import Floats, mean_metrics
 from reveal_core.tuning.config import TuningConfig
@@ -63,20 +63,12 @@ def load_direct(folder: Path, config: TuningConfig, modalities: tuple[Modality, 
     encoder.load_state_dict(_below("histories.", learned))
     views: dict[Modality, View] = {}
     for name in modalities:
-        rows_NE, has_N = _rows(frame[f"{name}_vector"])
+        rows_NE, has_N = map(torch.from_numpy, with_padding(*present(frame[f"{name}_vector"])))
         head = Head(rows_NE[has_N], config.hidden_dim)
         head.load_state_dict(_below(f"heads.{name}.", learned))
         with torch.no_grad():
             views[name] = head.to(device).view(rows_NE.to(device), has_N.to(device))
     return Direct(encoder.to(device).eval(), views)
-
-
-def _rows(column: pl.Series) -> tuple[Tensor, Tensor]:
-    """(N + 1, E), zeros where there is no vector, and (N + 1,) where there is one."""
-    has = np.concatenate([[False], column.is_not_null().to_numpy()])
-    rows = np.zeros((len(has), column.dtype.shape[0]), dtype=np.float32)  # type: ignore[attr-defined]
-    rows[has] = column.drop_nulls().to_numpy()
-    return torch.from_numpy(rows), torch.from_numpy(has)
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
