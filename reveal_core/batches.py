@@ -17,8 +17,8 @@ from reveal_core.sequences import Int32s, Int64s, Rows, Sequences
 
 P = TypeVar("P", bound="Padded")
 
-#: Batches' worth of windows, drawn at random, within which those of similar length share a batch.
-LENGTH_POOL = 32
+#: What a backbone's run over one more piece of a batch costs, in places that it might read instead (SASRec, width 64).
+_PIECE_PLACES = {"cpu": 128, "cuda": 1 << 15}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,13 @@ class Padded:
         tensors: dict[str, Tensor | None] = {field.name: getattr(self, field.name) for field in fields(self)}
         moved: Any = {name: None if x is None else x.to(device, non_blocking=True) for name, x in tensors.items()}
         return replace(self, **moved)
+
+    def cut(self: P, rows: slice | Tensor, length: int | None = None) -> P:
+        """Some of the histories, and so many places of them; ``None`` = all places."""
+        tensors: dict[str, Tensor | None] = {field.name: getattr(self, field.name) for field in fields(self)}
+        which = (rows, slice(length))
+        some: Any = {name: None if x is None else x[which[: x.dim()]] for name, x in tensors.items()}
+        return replace(self, **some)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +131,6 @@ class TrainingBatches:
         batch_size: targets in a batch, about: windows are added until there are so many. A batch of targets and not of
             users, so that a step weighs the same whether histories are long or short.
         stride: see :func:`cut_windows`; ``None`` = ``max_seq_len``.
-        length_pool: see :data:`LENGTH_POOL`; 1 = lengths are as mixed in a batch as among the windows.
         reads_ahead: whether a place sees those after it. Then every place of a window asks for its target, also where
             another window does.
     """
@@ -136,18 +142,16 @@ class TrainingBatches:
         batch_size: int,
         seed: int,
         stride: int | None = None,
-        length_pool: int = LENGTH_POOL,
         reads_ahead: bool = False,
     ) -> None:
         self._sequences, self._reads_ahead = sequences, reads_ahead
         self._max_seq_len, self._batch_size, self._seed = max_seq_len, batch_size, seed
-        self._length_pool = length_pool
         self._stride = min(stride or max_seq_len, max_seq_len)
 
     def epoch(self, epoch: int) -> EpochBatches:
         rng = np.random.default_rng((self._seed, epoch))
         windows = cut_windows(self._sequences, self._max_seq_len, self._stride, rng, self._reads_ahead)
-        members = _order(windows, self._batch_size, self._length_pool, rng)
+        members = _order(windows, self._batch_size, rng)
         return EpochBatches(self._sequences, windows, members, self._reads_ahead)
 
 
@@ -159,7 +163,7 @@ class EpochBatches:
     windows: Windows
     members: list[Int64s]
     """for each batch its windows"""
-    asks_all: bool = False
+    asks_context: bool = False
     """whether the context of a window asks for its targets too"""
 
     def __len__(self) -> int:
@@ -170,7 +174,7 @@ class EpochBatches:
         starts_B, length_B = self.windows.starts[member_B], self.windows.lengths[member_B]
         inputs, following = (padded(self.sequences, starts_B + shift, length_B) for shift in (0, 1))
         pos_items_BL = following.item_seq
-        if not self.asks_all:
+        if not self.asks_context:
             first_B = torch.from_numpy(length_B - self.windows.num_targets[member_B])
             pos_items_BL[torch.arange(pos_items_BL.shape[1]) < first_B[:, None]] = PADDING
         return Batch(item_seq=inputs.item_seq, seq_len=inputs.seq_len, times=inputs.times, pos_items=pos_items_BL)
@@ -180,12 +184,42 @@ class EpochBatches:
         return int(self.windows.num_targets[self.members[step]].sum())
 
 
-def _order(windows: Windows, batch_size: int, length_pool: int, rng: np.random.Generator) -> list[Int64s]:
-    """A random order of batches, each of windows of similar length, so that little of it is padding."""
+def _order(windows: Windows, batch_size: int, rng: np.random.Generator) -> list[Int64s]:
+    """Batches of windows drawn at random; within each the short ones come first (:func:`pieces_of`)."""
     order = rng.permutation(len(windows))
-    pool = np.cumsum(windows.num_targets[order]) // (batch_size * length_pool)
-    order = order[np.lexsort((windows.lengths[order], pool))]
     num_targets = windows.num_targets[order]
     batch = (np.cumsum(num_targets) - num_targets) // batch_size
-    batches = np.split(order, np.flatnonzero(np.diff(batch)) + 1) if len(order) else []
-    return [batches[place] for place in rng.permutation(len(batches))]
+    order = order[np.lexsort((windows.lengths[order], batch))]
+    return np.split(order, np.flatnonzero(np.diff(batch)) + 1) if len(order) else []
+
+
+def pieces_of(batch: P) -> list[P]:
+    """A batch as pieces of like length, one below the other: read one by one, little of them is padding.
+
+    Few pieces where they would save little. The rows keep their order, so only a batch whose short windows stand
+    together gains.
+    """
+    lengths_B = np.maximum.accumulate(batch.seq_len.cpu().numpy()).clip(min=1)
+    ends = cheapest_cuts(lengths_B, _PIECE_PLACES[batch.seq_len.device.type])
+    starts = [0, *ends[:-1]]
+    return [batch.cut(slice(a, b), int(lengths_B[b - 1])) for a, b in zip(starts, ends, strict=True)]
+
+
+def cheapest_cuts(lengths_B: Int64s, piece_cost: int) -> list[int]:
+    """Where to end pieces of rising lengths so that ``rows x longest + piece_cost``, summed over them, is least.
+
+    >>> cheapest_cuts(np.array([1, 1, 2, 50, 50]), piece_cost=10)
+    [3, 5]
+    """
+    longest, counts = np.unique(lengths_B, return_counts=True)
+    ends = np.concatenate([[0], np.cumsum(counts)])
+    cost, start = np.zeros(len(ends)), np.zeros(len(ends), dtype=np.int64)
+    for end in range(1, len(ends)):
+        costs = cost[:end] + (ends[end] - ends[:end]) * longest[end - 1]
+        start[end] = costs.argmin()
+        cost[end] = costs[start[end]] + piece_cost
+    cuts, end = list[int](), len(longest)
+    while end:
+        cuts.append(int(ends[end]))
+        end = int(start[end])
+    return cuts[::-1]

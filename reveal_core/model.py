@@ -17,7 +17,7 @@ from torch.nn import functional
 from reveal_core.backbones import BackboneConfig
 from reveal_core.backbones.base import Modality, Owner, Parts, zeroed
 from reveal_core.backbones.sasrec import SasRec
-from reveal_core.batches import Batch, Padded
+from reveal_core.batches import Batch, Padded, pieces_of
 from reveal_core.config import Config
 from reveal_core.features import ItemFeatures
 from reveal_core.fusion import Fusion
@@ -243,12 +243,13 @@ class SequenceRecommender(nn.Module):
         read = batch.item_seq.flatten()
         items_K, place = self._each_once(torch.cat([read, question.items_M]))
         inputs_BL, asked_M = place[: len(read)].view_as(batch.item_seq), place[len(read) :]
+        pieces = pieces_of(batch)
 
         def loss(parts: Parts) -> Tensor:
             rows = self.backbone.items(parts)
-            encoded = self.backbone.learn(functional.embedding(inputs_BL, rows.inputs), batch)
-            total = question.loss(encoded.h_BLC[asked_BL], rows.candidates, asked_M)
-            return total if encoded.auxiliary is None else total + encoded.auxiliary
+            queries_TC, own_loss = self.backbone.queries(functional.embedding(inputs_BL, rows.inputs), pieces)
+            total = question.loss(queries_TC, rows.candidates, asked_M)
+            return total if own_loss is None else total + own_loss
 
         return Scoring(items_K, loss)
 

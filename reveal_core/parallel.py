@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -51,10 +51,7 @@ class Group:
         """
         if len(batch.seq_len) < self.size:
             return batch, 1 / self.size
-        tensors: dict[str, Tensor | None] = {field.name: getattr(batch, field.name) for field in fields(batch)}
-        rows = slice(self.rank, None, self.size)
-        cut: Any = {name: None if x is None else x[rows] for name, x in tensors.items()}
-        mine = replace(batch, **cut)
+        mine = batch.cut(slice(self.rank, None, self.size))
         return mine, float((mine.pos_items != PADDING).sum() / (batch.pos_items != PADDING).sum())
 
     def sum(self, tensor: Tensor) -> Tensor:

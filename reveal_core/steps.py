@@ -60,7 +60,12 @@ def seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
             torch.default_generator.manual_seed(seed)
         else:
             torch.manual_seed(seed)
-        yield torch.Generator(device).manual_seed(seed)
+        yield _drawing(seed, device)
+
+
+def _drawing(seed: int, device: torch.device) -> torch.Generator:
+    """What is drawn beside dropout, which must not be the same numbers."""
+    return torch.Generator(device).manual_seed(step_seed(seed, 0))
 
 
 @contextmanager
@@ -203,7 +208,7 @@ def share_to_learn(
     Args:
         generator: of :func:`own_seed`, from which nothing was drawn yet.
     """
-    common = torch.Generator(generator.device).manual_seed(seed) if group.rank else generator
+    common = _drawing(seed, generator.device) if group.rank else generator
     return group.share(model.backbone.to_learn(batch, common))
 
 

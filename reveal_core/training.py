@@ -18,7 +18,7 @@ from torch import Tensor
 
 from reveal_core.backbones.base import Modality
 from reveal_core.balance.avl import Avl, AvlConfig
-from reveal_core.batches import LENGTH_POOL, TrainingBatches
+from reveal_core.batches import TrainingBatches
 from reveal_core.checkpoint import TrainState, load_state, optimizer_tensors, restore_optimizer, save_state
 from reveal_core.config import Config, runtime
 from reveal_core.devices import resolve_device
@@ -57,9 +57,6 @@ class TrainConfig(Config):
     A backbone that sees what comes after a place (bert4rec) then reads short histories in pieces that grow by as much,
     and learns all items of a window, not only those that ``batch_size`` counts.
     """
-    length_pool: int = LENGTH_POOL
-    """Windows of similar length share a batch, among so many batches' worth of windows drawn at random: less padding.
-    1 = a batch has windows of all lengths, which ranks better where most of them are long."""
     lr: float = 1e-3
     """Learning rate."""
     content_lr_scale: float = 3.0
@@ -90,7 +87,7 @@ class TrainConfig(Config):
     """auto (a GPU if there is one), cpu, cuda or cuda:N."""
 
     def __post_init__(self) -> None:
-        for name in ("max_epochs", "batch_size", "length_pool", "patience", "eval_every", "checkpoint_every"):
+        for name in ("max_epochs", "batch_size", "patience", "eval_every", "checkpoint_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
         if self.diagnosed_users < 0:
@@ -260,7 +257,6 @@ class _Training:
             config.batch_size,
             seed,
             config.window_stride,
-            config.length_pool,
             model.config.backbone.reads_ahead,
         )
         if not data.num_targets:

@@ -55,7 +55,7 @@ class Train(Stage):
     """
 
     name: ClassVar[str] = "train"
-    version: ClassVar[int] = 3
+    version: ClassVar[int] = 4
     shared: ClassVar[bool] = True
 
     seed: int

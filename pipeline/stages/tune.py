@@ -50,7 +50,7 @@ class Tune(Stage):
 
     name: ClassVar[str] = "tune"
     shared: ClassVar[bool] = True
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     manifest_names: ClassVar[Mapping[str, str]] = {"modalities": "model.modalities"}
 
     seed: int

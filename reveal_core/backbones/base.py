@@ -6,7 +6,7 @@ that of what a query is compared with.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, Literal, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from reveal_core.batches import Batch, Padded
 from reveal_core.config import Config
 from reveal_core.fusion import PLAIN, Fusion
+from reveal_core.schema import PADDING
 
 Modality = Literal["id", "text", "image"]
 Owner = Literal["id", "text", "image", "shared"]
@@ -36,7 +37,16 @@ class Encoded(NamedTuple):
     """What a backbone makes of B histories while it is trained."""
 
     h_BLC: Tensor  # noqa: N815
-    auxiliary: Tensor | None = None
+    compared: tuple[Tensor, ...] = ()
+    """what a loss of its own compares: rows, to which those of other pieces of the batch are added"""
+
+
+class Queries(NamedTuple):
+    """What a backbone says of a batch while it is trained."""
+
+    queries_TC: Tensor  # noqa: N815
+    """its outputs at the places with something to find, row by row"""
+    own_loss: Tensor | None
     """a scalar to be added to the loss; ``None`` = nothing"""
 
 
@@ -90,8 +100,20 @@ class Backbone(nn.Module):
         return queries_BC
 
     def learn(self, x_BLI: Tensor, batch: Batch) -> Encoded:
-        """:meth:`forward` and, where the method has one, a loss of its own."""
+        """:meth:`forward` and, where the method has a loss of its own, what that compares."""
         return Encoded(self(x_BLI, batch))
+
+    def own_loss(self, *compared: Tensor) -> Tensor:
+        """The loss of its own over what :meth:`learn` said is compared, the rows of all pieces together."""
+        raise NotImplementedError
+
+    def queries(self, x_BLI: Tensor, pieces: Sequence[Batch]) -> Queries:
+        """What it says of a batch, read piece by piece: the rows of ``x_BLI`` are those of the pieces."""
+        parts = torch.split(x_BLI, [len(piece.seq_len) for piece in pieces])
+        encoded = [self.learn(x[:, : p.item_seq.shape[1]], p) for x, p in zip(parts, pieces, strict=True)]
+        asked = [one.h_BLC[piece.pos_items != PADDING] for one, piece in zip(encoded, pieces, strict=True)]
+        compared = [torch.cat(rows) for rows in zip(*(one.compared for one in encoded), strict=True)]
+        return Queries(torch.cat(asked), self.own_loss(*compared) if compared else None)
 
     def to_learn(self, batch: Batch, generator: torch.Generator) -> Batch:
         """What is read and asked in a training step; as it comes: at each place the next item."""

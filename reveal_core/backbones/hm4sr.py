@@ -31,6 +31,7 @@ B histories of L places, K items, T places with a known answer, M modalities, D 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -102,6 +103,7 @@ class Hm4SrBackbone(Backbone):
     def __init__(self, config: Hm4Sr, hidden_dim: int, max_seq_len: int, modalities: tuple[Modality, ...]) -> None:
         super().__init__()
         self.config, self.modalities = config, modalities
+        self.contrasts_ids = "id" in modalities and config.id_contrast > 0
         self.position = nn.Embedding(max_seq_len, hidden_dim)
         self.clock = _Clock(config, hidden_dim)
         self.route = nn.Linear(2 * hidden_dim, config.num_time_experts)
@@ -125,16 +127,25 @@ class Hm4SrBackbone(Backbone):
         if not self.training:
             return Encoded(h_BLC)
         outputs = self._by_modality(h_BLC)
-        losses = []
-        if "id" in outputs and self.config.id_contrast:
+        compared = list[Tensor]()
+        if self.contrasts_ids:
             known_BL = _answer_is_next(batch)
             answers_TD = self._by_modality(x_BLI)["id"][:, 1:][known_BL]
-            asked_TD, numbers_T = outputs["id"][:, :-1][known_BL], batch.pos_items[:, :-1][known_BL]
-            apart = contrast(asked_TD, answers_TD, numbers_T, self.config.id_temperature)
-            losses.append(self.config.id_contrast * apart)
+            compared += outputs["id"][:, :-1][known_BL], answers_TD, batch.pos_items[:, :-1][known_BL]
         if self.placeholders:
-            losses.append(self.config.placeholder_contrast * self._hide(mixed, outputs, time_BLT, batch))
-        return Encoded(h_BLC, torch.stack(losses).sum() if losses else None)
+            compared += self._hide(mixed, outputs, time_BLT, batch)
+        return Encoded(h_BLC, tuple(compared))
+
+    def own_loss(self, *compared: Tensor) -> Tensor:
+        config, hidden = self.config, len(self.placeholders)
+        kinds = [(config.id_contrast, config.id_temperature)] * self.contrasts_ids
+        kinds += [(config.placeholder_contrast / max(hidden, 1), config.placeholder_temperature)] * hidden
+        triples = zip(compared[::3], compared[1::3], compared[2::3], strict=True)
+        losses = [
+            weight * contrast(asked, answers, numbers, temperature)
+            for (weight, temperature), (asked, answers, numbers) in zip(kinds, triples, strict=True)
+        ]
+        return torch.stack(losses).sum()
 
     def parameters_by_modality(self) -> dict[Owner, list[nn.Parameter]]:
         owners: dict[Owner, list[nn.Parameter]] = {
@@ -169,16 +180,15 @@ class Hm4SrBackbone(Backbone):
     def _by_modality(self, x_BLI: Tensor) -> dict[str, Tensor]:
         return dict(zip(self.modalities, x_BLI.chunk(len(self.modalities), dim=-1), strict=True))
 
-    def _hide(self, mixed: dict[str, Tensor], outputs: dict[str, Tensor], time_BLT: Tensor, batch: Batch) -> Tensor:
-        """PCL"""
+    def _hide(
+        self, mixed: dict[str, Tensor], outputs: dict[str, Tensor], time_BLT: Tensor, batch: Batch
+    ) -> Iterator[Tensor]:
+        """What PCL compares: of each content modality the outputs, those with hidden places, the answers' numbers."""
         hidden_BL1 = _some_places(batch.seq_len, time_BLT.shape[1], self.config.placeholder_share)[:, :, None]
         rows, last_B = torch.arange(len(batch.seq_len), device=time_BLT.device), batch.seq_len - 1
-        losses = []
         for name, placeholder in self.placeholders.items():
             h_BLD = self.encoders[name](torch.where(hidden_BL1, placeholder(time_BLT), mixed[name]))
-            whole, partly = outputs[name][rows, last_B], h_BLD[rows, last_B]
-            losses.append(contrast(whole, partly, batch.pos_items[rows, last_B], self.config.placeholder_temperature))
-        return torch.stack(losses).mean()
+            yield from (outputs[name][rows, last_B], h_BLD[rows, last_B], batch.pos_items[rows, last_B])
 
 
 class _Mixture(nn.Module):

@@ -112,8 +112,11 @@ class MissrecBackbone(Backbone):
         near_BS = torch.cosine_similarity(read_BSD, self.interests(nearest_BS), dim=2)
         different_BS1 = (inside_BS & ~again_BS)[:, :, None]
         mean_BD = (memory_BSD * different_BS1).sum(dim=1) / different_BS1.sum(dim=1)
-        diversity = mean_BD.square().mean()
-        return Encoded(h_BLC, (1 - near_BS[inside_BS]).mean() + self.config.diversity * diversity)
+        return Encoded(h_BLC, (near_BS[inside_BS], mean_BD))
+
+    def own_loss(self, *compared: Tensor) -> Tensor:
+        near_T, mean_BD = compared
+        return (1 - near_T).mean() + self.config.diversity * mean_BD.square().mean()
 
     def _by_modality(self, x_BLI: Tensor) -> Tensor:
         return x_BLI.view(*x_BLI.shape[:2], len(self.modalities), -1)

@@ -170,7 +170,7 @@ class Drawn:
     items: Int64s
     """(S,) different items with an image: extracted anew"""
     batch: Batch
-    """for each drawn item that has one, an occurrence as target, after what the user did before"""
+    """for each drawn item that has one, an occurrence as target, after what the user did before; short ones first"""
 
 
 class Occurrences:
@@ -187,10 +187,12 @@ class Occurrences:
         """For each of ``items`` that is a target somewhere, one such place, after its last ``max_seq_len`` inputs."""
         items = items[self.counts[items] > 0]
         places = self._places[self._starts[items] + (rng.random(len(items)) * self.counts[items]).astype(np.int64)]
+        places = places[np.argsort(self._before[places], kind="stable")]  # short histories first: see `pieces_of`
         seq_len_B = np.minimum(self._before[places], max_seq_len)
         inputs = padded(self._train, places - seq_len_B, seq_len_B)
         pos_items_BL = torch.zeros_like(inputs.item_seq)
-        pos_items_BL[torch.arange(len(items)), inputs.seq_len - 1] = torch.from_numpy(items)
+        targets_B = self._train.items[places].astype(np.int64)
+        pos_items_BL[torch.arange(len(places)), inputs.seq_len - 1] = torch.from_numpy(targets_B)
         return Batch(item_seq=inputs.item_seq, seq_len=inputs.seq_len, times=inputs.times, pos_items=pos_items_BL)
 
 

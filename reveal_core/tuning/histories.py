@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from reveal_core.backbones.base import Modality
-from reveal_core.batches import Padded
+from reveal_core.batches import Padded, pieces_of
 from reveal_core.tuning.config import TuningConfig
 
 
@@ -49,9 +49,16 @@ class Reader(nn.Module):
     def forward(self, view: View, place_BL: Tensor, histories: Padded) -> Read:
         """``place_BL`` says which row of the view stands at each place."""
         x_KD = torch.where(view.has_K[:, None], functional.normalize(view.z_KD, dim=1), self.missing)
-        z_BLD = self.backbone(functional.embedding(place_BL, x_KD), histories)
+        z_BLD = self._read(functional.embedding(place_BL, x_KD), histories)
         known_BL = view.has_K[place_BL].cumsum(dim=1) > 0
         return Read(z_BLD * known_BL[..., None], known_BL)
+
+    def _read(self, x_BLD: Tensor, histories: Padded) -> Tensor:
+        """What the backbone says at each place; zeros in some of the padding."""
+        pieces, length = pieces_of(histories), x_BLD.shape[1]
+        parts = torch.split(x_BLD, [len(piece.seq_len) for piece in pieces])
+        read = [self.backbone(x[:, : p.item_seq.shape[1]], p) for x, p in zip(parts, pieces, strict=True)]
+        return torch.cat([functional.pad(z, (0, 0, 0, length - z.shape[1])) for z in read])
 
 
 class HistoryEncoder(nn.Module):

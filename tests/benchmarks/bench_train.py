@@ -113,8 +113,9 @@ def prefixes_of(train: Sequences) -> EpochBatches:
     ends = np.flatnonzero(place > 0)
     lengths = np.minimum(place[ends], MODEL.max_seq_len)
     windows = Windows(ends - lengths, lengths, np.ones(len(ends), dtype=np.int64))
-    alike = np.argsort(lengths, kind="stable")
-    return EpochBatches(train, windows, np.split(alike, range(CONFIG.batch_size, len(alike), CONFIG.batch_size)))
+    order = np.random.default_rng(0).permutation(len(ends))
+    batches = np.split(order, range(CONFIG.batch_size, len(order), CONFIG.batch_size))
+    return EpochBatches(train, windows, [batch[np.argsort(lengths[batch], kind="stable")] for batch in batches])
 
 
 def learn(batches: EpochBatches, items: int) -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reveal_core.batches import EpochBatches, TrainingBatches, latest
+from reveal_core.batches import EpochBatches, TrainingBatches, cheapest_cuts, latest, pieces_of
 from reveal_core.sequences import Sequences
 
 
@@ -105,23 +107,49 @@ def test_over_the_epochs_an_item_is_predicted_from_many_lengths_of_history() -> 
     assert len(places) >= 9
 
 
-def test_windows_of_like_length_share_a_batch() -> None:
-    rng = np.random.default_rng(0)
-    lengths = rng.integers(2, 40, size=2000).tolist()
-    batches = TrainingBatches(numbered(lengths), 50, 640, 0).epoch(0)
-    read = [batches[step] for step in range(len(batches))]
-    padding = 1 - sum(int(b.seq_len.sum()) for b in read) / sum(b.item_seq.numel() for b in read)
-    assert padding < 0.1
-    # And yet the short ones do not all come first.
-    widths = np.array([b.item_seq.shape[1] for b in read])
-    assert abs(np.corrcoef(np.arange(len(widths)), widths)[0, 1]) < 0.5
-
-
-def test_without_a_pool_every_batch_has_windows_of_all_lengths() -> None:
+def test_every_batch_has_windows_of_all_lengths_the_short_ones_first() -> None:
     lengths = np.random.default_rng(0).integers(2, 40, size=2000).tolist()
-    batches = TrainingBatches(numbered(lengths), 50, 640, 0, length_pool=1).epoch(0)
-    spread = [batches[step].seq_len.float().std().item() for step in range(len(batches) - 1)]
-    assert min(spread) > 0.7 * np.std([n - 1 for n in lengths])
+    batches = TrainingBatches(numbered(lengths), 50, 640, 0).epoch(0)
+    found = [batches[step].seq_len.numpy() for step in range(len(batches) - 1)]
+    assert min(of.std() for of in found) > 0.7 * np.std([n - 1 for n in lengths])
+    assert all((np.diff(of) >= 0).all() for of in found)
+
+
+def test_pieces_of_a_batch_hold_all_of_it_and_little_padding() -> None:
+    lengths = np.random.default_rng(0).integers(2, 40, size=2000).tolist()
+    batch = TrainingBatches(numbered(lengths), 50, 20_000, 0).epoch(0)[0]
+    pieces = pieces_of(batch)
+    assert torch.equal(torch.cat([piece.seq_len for piece in pieces]), batch.seq_len)
+    for of in ("item_seq", "pos_items"):
+        values = [getattr(piece, of) for piece in pieces]
+        assert torch.equal(torch.cat([x[x > 0] for x in values]), getattr(batch, of)[getattr(batch, of) > 0])
+    assert sum(piece.item_seq.numel() for piece in pieces) < 1.1 * batch.seq_len.sum()
+    assert batch.item_seq.numel() > 1.7 * batch.seq_len.sum()
+
+
+def test_a_batch_in_any_order_can_be_cut_into_pieces() -> None:
+    batch = TrainingBatches(numbered([300, 2, 3, 400, 5]), 400, 4000, 0).epoch(0)[0]
+    shuffled = batch.cut(torch.tensor([1, 4, 0, 3, 2]))
+    pieces = pieces_of(shuffled)
+    assert torch.equal(torch.cat([piece.seq_len for piece in pieces]), shuffled.seq_len)
+    assert all(int(piece.seq_len.max()) <= piece.item_seq.shape[1] for piece in pieces)
+    assert sum(int((piece.item_seq > 0).sum()) for piece in pieces) == int(batch.seq_len.sum())
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=7), st.integers(0, 30))
+def test_the_cheapest_cuts_are_those_that_trying_all_finds(lengths: list[int], piece_cost: int) -> None:
+    rising = np.array(sorted(lengths))
+
+    def cost(ends: list[int]) -> int:
+        starts = [0, *ends[:-1]]
+        return sum(int(rising[b - 1]) * (b - a) + piece_cost for a, b in zip(starts, ends, strict=True))
+
+    places = range(1, len(lengths))
+    every = [[*some, len(lengths)] for n in range(len(lengths)) for some in itertools.combinations(places, n)]
+    found = cheapest_cuts(rising, piece_cost)
+    assert found in every
+    assert cost(found) == min(map(cost, every))
 
 
 @pytest.mark.parametrize("lengths", [[], [0, 1, 0], [1]])

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from reveal_core.backbones import BackboneConfig
+from reveal_core.backbones import BackboneConfig, hm4sr
 from reveal_core.backbones.base import Backbone, Modality
 from reveal_core.backbones.hm4sr import Hm4Sr
 from reveal_core.backbones.m3srec import M3SRec
@@ -32,10 +32,10 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
     return build(request.param)
 
 
-def build(config: type[Any], seed: int = 0, modalities: tuple[Modality, ...] = ALL) -> Backbone:
+def build(config: type[Any], seed: int = 0, modalities: tuple[Modality, ...] = ALL, **options: Any) -> Backbone:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        built: Backbone = config().build(D, L, modalities)
+        built: Backbone = config(**options).build(D, L, modalities)
     return built.eval()
 
 
@@ -90,11 +90,10 @@ def loss_of(backbone: Backbone, known: dict[str, Tensor], given: Batch, generato
     """Full softmax, as the model trains it."""
     given = backbone.to_learn(given, generator)
     rows = backbone.items(known)
-    encoded = backbone.learn(rows.inputs[given.item_seq], given)
-    asked = given.pos_items > 0
-    logits = scores(backbone, encoded.h_BLC[asked], rows.candidates[1:])
-    loss = cross_entropy(logits, given.pos_items[asked] - 1)
-    return loss if encoded.auxiliary is None else loss + encoded.auxiliary
+    found, own_loss = backbone.queries(rows.inputs[given.item_seq], [given])
+    logits = scores(backbone, found, rows.candidates[1:])
+    loss = cross_entropy(logits, given.pos_items[given.pos_items > 0] - 1)
+    return loss if own_loss is None else loss + own_loss
 
 
 @pytest.mark.parametrize("config", CONFIGS)
@@ -129,6 +128,26 @@ def test_a_query_depends_on_all_of_its_history_and_on_nothing_else(backbone: Bac
         for slope in slopes:
             reached = (slope.abs().sum(dim=1) > 0).nonzero()[:, 0].tolist()
             assert reached == sorted(rows_of(given, row).item_seq[0].tolist())
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_a_batch_read_in_pieces_says_and_costs_what_it_does_as_a_whole(
+    config: type[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a loss of its own that compares across the batch; a random choice in it is that of no place here."""
+    monkeypatch.setattr(hm4sr, "_some_places", lambda seq_len, length, share: torch.zeros(len(seq_len), length) > 0)
+    backbone = build(config, dropout=0.0).train()
+    order = batch().seq_len.argsort()
+    given = backbone.to_learn(batch().cut(order), torch.Generator().manual_seed(0))
+    ends = [2, 3, B]
+    pieces = [given.cut(slice(a, b), int(given.seq_len[b - 1])) for a, b in zip([0, *ends], ends, strict=False)]
+    assert pieces[0].item_seq.shape[1] < given.item_seq.shape[1]
+    x = backbone.items(parts()).inputs[given.item_seq]
+    whole, in_pieces = (backbone.queries(x, cut) for cut in ([given], pieces))
+    assert torch.allclose(whole.queries_TC, in_pieces.queries_TC, atol=1e-5)
+    assert (whole.own_loss is None) == (in_pieces.own_loss is None)
+    if whole.own_loss is not None and in_pieces.own_loss is not None:
+        assert in_pieces.own_loss.item() == pytest.approx(whole.own_loss.item(), abs=1e-5)
 
 
 def test_training_outputs_do_not_see_what_they_are_to_find(backbone: Backbone) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from reveal_core import batches
 from reveal_core.batches import Padded, latest
 from reveal_core.evaluation import Cases, EvaluateConfig, rank_cases
 from reveal_core.sequences import Sequences
@@ -53,7 +54,11 @@ def query(direct: Direct, history: list[int]) -> Tensor:
     return unit(total)
 
 
-def test_a_query_is_the_sum_of_what_each_modality_reads(direct: Direct) -> None:
+@pytest.mark.parametrize("piece_cost", [0, 128])
+def test_a_query_is_the_sum_of_what_each_modality_reads(
+    direct: Direct, piece_cost: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(batches._PIECE_PLACES, "cpu", piece_cost)
     with torch.no_grad():
         found = direct.query_vectors(padded(HISTORIES))
         for row, history in zip(found, HISTORIES, strict=True):

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from reveal_core import batches
 from reveal_core.backbones.sasrec import SasRec
 from reveal_core.balance.crtr import CrtrConfig
 from reveal_core.balance.wpcl import WpclConfig
@@ -69,7 +70,11 @@ def plain_loss(embedder: Embedder, batch: Batch) -> float:
     return float(np.mean(losses))
 
 
-def test_the_loss_of_a_batch_is_that_of_its_places(kit: Any, walks: Sequences) -> None:
+@pytest.mark.parametrize("piece_cost", [0, 128])
+def test_the_loss_of_a_batch_is_that_of_its_places(
+    kit: Any, walks: Sequences, piece_cost: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(batches._PIECE_PLACES, "cpu", piece_cost)
     embedder = kit.embedder().eval()
     for step in range(3):
         batch = TrainingBatches(walks, 4, 16, seed=1).epoch(0)[step]
