@@ -240,14 +240,14 @@ class SequenceRecommender(nn.Module):
         asked_BL = batch.pos_items != PADDING
         targets_T, fusion = batch.pos_items[asked_BL], self.backbone.fusion
         question = self.loss.ask(targets_T, generator, fusion) if among is None else ask_among(targets_T, among, fusion)
-        read = batch.item_seq.flatten()
-        items_K, place = self._each_once(torch.cat([read, question.items_M]))
-        inputs_BL, asked_M = place[: len(read)].view_as(batch.item_seq), place[len(read) :]
         pieces = pieces_of(batch)
+        read = torch.cat([piece.item_seq.flatten() for piece in pieces])
+        items_K, place = self._each_once(torch.cat([read, question.items_M]))
+        inputs_S, asked_M = place[: len(read)], place[len(read) :]
 
         def loss(parts: Parts) -> Tensor:
             rows = self.backbone.items(parts)
-            queries_TC, own_loss = self.backbone.queries(functional.embedding(inputs_BL, rows.inputs), pieces)
+            queries_TC, own_loss = self.backbone.queries(functional.embedding(inputs_S, rows.inputs), pieces)
             total = question.loss(queries_TC, rows.candidates, asked_M)
             return total if own_loss is None else total + own_loss
 

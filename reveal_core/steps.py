@@ -48,7 +48,7 @@ def make_optimizer(
 
 
 def step_seed(seed: int, *place: int) -> int:
-    """63 bits that are as good as independent between places, such as (epoch, step)."""
+    """63 bits that are as good as independent between places of one kind, such as (epoch, step)."""
     return int(np.random.SeedSequence((seed, *place)).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
@@ -60,12 +60,12 @@ def seeded(seed: int, device: torch.device) -> Iterator[torch.Generator]:
             torch.default_generator.manual_seed(seed)
         else:
             torch.manual_seed(seed)
-        yield _drawing(seed, device)
+        yield _generator(seed, device)
 
 
-def _drawing(seed: int, device: torch.device) -> torch.Generator:
-    """What is drawn beside dropout, which must not be the same numbers."""
-    return torch.Generator(device).manual_seed(step_seed(seed, 0))
+def _generator(seed: int, device: torch.device) -> torch.Generator:
+    """For what is drawn beside dropout: other numbers than its."""
+    return torch.Generator(device).manual_seed(step_seed(seed, 0, 1))
 
 
 @contextmanager
@@ -208,7 +208,7 @@ def share_to_learn(
     Args:
         generator: of :func:`own_seed`, from which nothing was drawn yet.
     """
-    common = _drawing(seed, generator.device) if group.rank else generator
+    common = _generator(seed, generator.device) if group.rank else generator
     return group.share(model.backbone.to_learn(batch, common))
 
 

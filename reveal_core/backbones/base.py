@@ -1,7 +1,7 @@
 """What a backbone is: it reads a history of items and says near which vector the next one lies.
 
-B histories of L items, padded on the right; K items; D the model's width; I the width of what is read of an item, C
-that of what a query is compared with.
+B histories of L items, padded on the right; S places; K items; D the model's width; I the width of what is read of an
+item, C that of what a query is compared with.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class Encoded(NamedTuple):
     """What a backbone makes of B histories while it is trained."""
 
     h_BLC: Tensor  # noqa: N815
-    compared: tuple[Tensor, ...] = ()
-    """what a loss of its own compares: rows, to which those of other pieces of the batch are added"""
+    own: tuple[Tensor, ...] = ()
+    """what a loss of its own reads: rows, to which those of the batch's other pieces are added"""
 
 
 class Queries(NamedTuple):
@@ -100,20 +100,24 @@ class Backbone(nn.Module):
         return queries_BC
 
     def learn(self, x_BLI: Tensor, batch: Batch) -> Encoded:
-        """:meth:`forward` and, where the method has a loss of its own, what that compares."""
+        """:meth:`forward` and, where the method has a loss of its own, what that reads."""
         return Encoded(self(x_BLI, batch))
 
-    def own_loss(self, *compared: Tensor) -> Tensor:
-        """The loss of its own over what :meth:`learn` said is compared, the rows of all pieces together."""
+    def own_loss(self, *own: Tensor) -> Tensor:
+        """The loss of its own: it reads what :meth:`learn` gave, the rows of all pieces together."""
         raise NotImplementedError
 
-    def queries(self, x_BLI: Tensor, pieces: Sequence[Batch]) -> Queries:
-        """What it says of a batch, read piece by piece: the rows of ``x_BLI`` are those of the pieces."""
-        parts = torch.split(x_BLI, [len(piece.seq_len) for piece in pieces])
-        encoded = [self.learn(x[:, : p.item_seq.shape[1]], p) for x, p in zip(parts, pieces, strict=True)]
+    def queries(self, x_SI: Tensor, pieces: Sequence[Batch]) -> Queries:
+        """What it says of a batch, piece by piece.
+
+        Args:
+            x_SI: what it reads at the S places of all pieces, one after the other, row by row.
+        """
+        parts = torch.split(x_SI, [piece.item_seq.numel() for piece in pieces])
+        encoded = [self.learn(x.view(*p.item_seq.shape, -1), p) for x, p in zip(parts, pieces, strict=True)]
         asked = [one.h_BLC[piece.pos_items != PADDING] for one, piece in zip(encoded, pieces, strict=True)]
-        compared = [torch.cat(rows) for rows in zip(*(one.compared for one in encoded), strict=True)]
-        return Queries(torch.cat(asked), self.own_loss(*compared) if compared else None)
+        own = [torch.cat(rows) for rows in zip(*(one.own for one in encoded), strict=True)]
+        return Queries(torch.cat(asked), self.own_loss(*own) if own else None)
 
     def to_learn(self, batch: Batch, generator: torch.Generator) -> Batch:
         """What is read and asked in a training step; as it comes: at each place the next item."""

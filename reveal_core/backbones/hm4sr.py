@@ -103,7 +103,6 @@ class Hm4SrBackbone(Backbone):
     def __init__(self, config: Hm4Sr, hidden_dim: int, max_seq_len: int, modalities: tuple[Modality, ...]) -> None:
         super().__init__()
         self.config, self.modalities = config, modalities
-        self.contrasts_ids = "id" in modalities and config.id_contrast > 0
         self.position = nn.Embedding(max_seq_len, hidden_dim)
         self.clock = _Clock(config, hidden_dim)
         self.route = nn.Linear(2 * hidden_dim, config.num_time_experts)
@@ -111,6 +110,11 @@ class Hm4SrBackbone(Backbone):
         self.encoders = nn.ModuleDict({name: Transformer(config, hidden_dim, num_positions=0) for name in modalities})
         content = [name for name in modalities if name != "id" and config.placeholder_contrast]
         self.placeholders = nn.ModuleDict({name: nn.Linear(2 * hidden_dim, hidden_dim) for name in content})
+        self.contrasts_ids = "id" in modalities and config.id_contrast > 0
+        #: Weight and temperature of each contrast: IDCL, then PCL's of each content modality.
+        self.contrasts = [(config.id_contrast, config.id_temperature)] * self.contrasts_ids + [
+            (config.placeholder_contrast / len(content), config.placeholder_temperature) for _ in content
+        ]
         initialise(self)
 
     def items(self, parts: Parts) -> ItemRows:
@@ -127,23 +131,20 @@ class Hm4SrBackbone(Backbone):
         if not self.training:
             return Encoded(h_BLC)
         outputs = self._by_modality(h_BLC)
-        compared = list[Tensor]()
+        own = list[Tensor]()
         if self.contrasts_ids:
-            known_BL = _answer_is_next(batch)
-            answers_TD = self._by_modality(x_BLI)["id"][:, 1:][known_BL]
-            compared += outputs["id"][:, :-1][known_BL], answers_TD, batch.pos_items[:, :-1][known_BL]
+            known = _answer_is_next(batch).nonzero(as_tuple=True)
+            answers_TD = self._by_modality(x_BLI)["id"][:, 1:][known]
+            own += outputs["id"][:, :-1][known], answers_TD, batch.pos_items[:, :-1][known]
         if self.placeholders:
-            compared += self._hide(mixed, outputs, time_BLT, batch)
-        return Encoded(h_BLC, tuple(compared))
+            own += self._hide(mixed, outputs, time_BLT, batch)
+        return Encoded(h_BLC, tuple(own))
 
-    def own_loss(self, *compared: Tensor) -> Tensor:
-        config, hidden = self.config, len(self.placeholders)
-        kinds = [(config.id_contrast, config.id_temperature)] * self.contrasts_ids
-        kinds += [(config.placeholder_contrast / max(hidden, 1), config.placeholder_temperature)] * hidden
-        triples = zip(compared[::3], compared[1::3], compared[2::3], strict=True)
+    def own_loss(self, *own: Tensor) -> Tensor:
+        triples = zip(own[::3], own[1::3], own[2::3], strict=True)
         losses = [
             weight * contrast(asked, answers, numbers, temperature)
-            for (weight, temperature), (asked, answers, numbers) in zip(kinds, triples, strict=True)
+            for (weight, temperature), (asked, answers, numbers) in zip(self.contrasts, triples, strict=True)
         ]
         return torch.stack(losses).sum()
 

@@ -114,8 +114,8 @@ class MissrecBackbone(Backbone):
         mean_BD = (memory_BSD * different_BS1).sum(dim=1) / different_BS1.sum(dim=1)
         return Encoded(h_BLC, (near_BS[inside_BS], mean_BD))
 
-    def own_loss(self, *compared: Tensor) -> Tensor:
-        near_T, mean_BD = compared
+    def own_loss(self, *own: Tensor) -> Tensor:
+        near_T, mean_BD = own
         return (1 - near_T).mean() + self.config.diversity * mean_BD.square().mean()
 
     def _by_modality(self, x_BLI: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ B histories of L places, K items, D width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -46,17 +46,16 @@ class Reader(nn.Module):
         self.backbone = config.reader.build(config.hidden_dim, config.max_seq_len, ())
         self.missing = nn.Parameter(torch.randn(config.hidden_dim) * config.hidden_dim**-0.5)
 
-    def forward(self, view: View, place_BL: Tensor, histories: Padded) -> Read:
-        """``place_BL`` says which row of the view stands at each place."""
+    def forward(self, view: View, place_BL: Tensor, pieces: Sequence[Padded]) -> Read:
+        """``place_BL`` says which row of the view stands at each place of the histories, whose pieces it reads."""
         x_KD = torch.where(view.has_K[:, None], functional.normalize(view.z_KD, dim=1), self.missing)
-        z_BLD = self._read(functional.embedding(place_BL, x_KD), histories)
+        z_BLD = self._read(functional.embedding(place_BL, x_KD), pieces)
         known_BL = view.has_K[place_BL].cumsum(dim=1) > 0
         return Read(z_BLD * known_BL[..., None], known_BL)
 
-    def _read(self, x_BLD: Tensor, histories: Padded) -> Tensor:
+    def _read(self, x_BLD: Tensor, pieces: Sequence[Padded]) -> Tensor:
         """What the backbone says at each place; zeros in some of the padding."""
-        pieces, length = pieces_of(histories), x_BLD.shape[1]
-        parts = torch.split(x_BLD, [len(piece.seq_len) for piece in pieces])
+        parts, length = torch.split(x_BLD, [len(piece.seq_len) for piece in pieces]), x_BLD.shape[1]
         read = [self.backbone(x[:, : p.item_seq.shape[1]], p) for x, p in zip(parts, pieces, strict=True)]
         return torch.cat([functional.pad(z, (0, 0, 0, length - z.shape[1])) for z in read])
 
@@ -69,7 +68,8 @@ class HistoryEncoder(nn.Module):
         self.readers = nn.ModuleDict({name: Reader(config) for name in modalities})
 
     def forward(self, views: Mapping[Modality, View], place_BL: Tensor, histories: Padded) -> dict[Modality, Read]:
-        return {name: self.readers[name](view, place_BL, histories) for name, view in views.items()}
+        pieces = pieces_of(histories)
+        return {name: self.readers[name](view, place_BL, pieces) for name, view in views.items()}
 
 
 def sum_of(vectors: list[Tensor]) -> Tensor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reveal_core.batches import EpochBatches, TrainingBatches, cheapest_cuts, latest, pieces_of
+from reveal_core.batches import Batch, EpochBatches, TrainingBatches, cheapest_cuts, latest, pieces_of
 from reveal_core.sequences import Sequences
 
 
@@ -110,30 +111,47 @@ def test_over_the_epochs_an_item_is_predicted_from_many_lengths_of_history() -> 
 def test_every_batch_has_windows_of_all_lengths_the_short_ones_first() -> None:
     lengths = np.random.default_rng(0).integers(2, 40, size=2000).tolist()
     batches = TrainingBatches(numbered(lengths), 50, 640, 0).epoch(0)
-    found = [batches[step].seq_len.numpy() for step in range(len(batches) - 1)]
+    found = [batches[step].seq_len.numpy() for step in range(len(batches))]
     assert min(of.std() for of in found) > 0.7 * np.std([n - 1 for n in lengths])
     assert all((np.diff(of) >= 0).all() for of in found)
+
+
+def test_batches_are_of_one_size_and_no_more_than_are_needed() -> None:
+    batches = TrainingBatches(numbered([5] * 161), 8, 64, 0).epoch(0)
+    assert [batches.num_targets(step) for step in range(len(batches))] == [60, 60, 56, 60, 60, 56, 60, 60, 56, 60, 56]
 
 
 def test_pieces_of_a_batch_hold_all_of_it_and_little_padding() -> None:
     lengths = np.random.default_rng(0).integers(2, 40, size=2000).tolist()
     batch = TrainingBatches(numbered(lengths), 50, 20_000, 0).epoch(0)[0]
     pieces = pieces_of(batch)
-    assert torch.equal(torch.cat([piece.seq_len for piece in pieces]), batch.seq_len)
-    for of in ("item_seq", "pos_items"):
-        values = [getattr(piece, of) for piece in pieces]
-        assert torch.equal(torch.cat([x[x > 0] for x in values]), getattr(batch, of)[getattr(batch, of) > 0])
+    assert_all_of(batch, pieces)
     assert sum(piece.item_seq.numel() for piece in pieces) < 1.1 * batch.seq_len.sum()
     assert batch.item_seq.numel() > 1.7 * batch.seq_len.sum()
 
 
-def test_a_batch_in_any_order_can_be_cut_into_pieces() -> None:
-    batch = TrainingBatches(numbered([300, 2, 3, 400, 5]), 400, 4000, 0).epoch(0)[0]
-    shuffled = batch.cut(torch.tensor([1, 4, 0, 3, 2]))
-    pieces = pieces_of(shuffled)
-    assert torch.equal(torch.cat([piece.seq_len for piece in pieces]), shuffled.seq_len)
-    assert all(int(piece.seq_len.max()) <= piece.item_seq.shape[1] for piece in pieces)
-    assert sum(int((piece.item_seq > 0).sum()) for piece in pieces) == int(batch.seq_len.sum())
+def assert_all_of(batch: Batch, pieces: list[Batch]) -> None:
+    """The pieces hold the rows in their order, with all that is there of them, and at least their length."""
+    rows = [(piece, row) for piece in pieces for row in range(len(piece.seq_len))]
+    assert len(rows) == len(batch.seq_len)
+    for of in dataclasses.fields(batch):
+        whole = getattr(batch, of.name)
+        for at, (piece, row) in enumerate(rows):
+            part = getattr(piece, of.name)
+            assert (part is None) == (whole is None)
+            if part is not None:
+                assert torch.equal(part[row], whole[at] if part.dim() == 1 else whole[at, : part.shape[1]])
+    assert all((piece.seq_len <= piece.item_seq.shape[1]).all() for piece in pieces)
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 2, 3, 4], [1, 4, 0, 3, 2], [], [2]])
+def test_a_batch_in_any_order_can_be_cut_into_pieces(rows: list[int]) -> None:
+    histories = numbered([300, 2, 3, 400, 5])
+    timed = Sequences(histories.items, histories.offsets, histories.items.astype(np.int64) + 7)
+    batch = TrainingBatches(timed, 400, 4000, 0).epoch(0)[0]
+    hidden = batch.item_seq % 3 == 0
+    shuffled = dataclasses.replace(batch, hidden=hidden).cut(torch.tensor(rows, dtype=torch.int64))
+    assert_all_of(shuffled, pieces_of(shuffled))
 
 
 @settings(max_examples=100, deadline=None)

@@ -15,6 +15,7 @@ import torch
 import torch.multiprocessing
 from torch import Tensor
 
+from reveal_core import batches
 from reveal_core.backbones.bert4rec import Bert4Rec
 from reveal_core.backbones.sasrec import SasRec
 from reveal_core.balance.avl import Avl, AvlConfig
@@ -152,6 +153,7 @@ def _work(rank: int, port: int, folder: Path) -> None:
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(SIZE)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "CUDA_VISIBLE_DEVICES": ""}
     torch.set_num_threads(1)
+    batches._PIECE_PLACES["cpu"] = 0  # a process reads its share in other pieces than one alone reads the whole
     with joined() as group:
         found = {work.__name__: work(folder / work.__name__) for work in [*WORK, *DRAWING]}
         heard = group.hear() if group.rank else group.tell({"said": Path("x")})

@@ -276,6 +276,7 @@ def test_seeded_gives_a_generator_and_dropout_of_the_seed() -> None:
     assert all(torch.equal(one, two) for one, two in zip(*drawn, strict=True))
     torch.manual_seed(3)
     assert torch.equal(drawn[0][0], torch.rand(4))
+    assert not torch.equal(*drawn[0])
 
 
 def test_content_has_its_own_learning_rate(multimodal: Build) -> None:

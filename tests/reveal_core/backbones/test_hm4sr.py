@@ -145,7 +145,7 @@ def test_while_it_learns_ids_are_contrasted_where_the_window_knows_the_answer() 
                 numbers.append(items[place + 1])
     assert len(set(numbers)) < len(numbers) == 6
     encoded = backbone.train().learn(backbone.items(parts).inputs[given.item_seq], given)
-    own_loss = backbone.own_loss(*encoded.compared)
+    own_loss = backbone.own_loss(*encoded.own)
     assert own_loss.item() == pytest.approx(0.7 * info_nce(asked, answers, numbers, 0.3), abs=1e-5)
 
 
@@ -170,7 +170,7 @@ def test_while_it_learns_content_stays_near_itself_with_hidden_places(monkeypatc
     answers = [7, 7, 3]  # two histories that ask for the same are not apart
     expected = np.mean([info_nce(whole[name], partly[name], answers, 0.4) for name in whole])
     encoded = backbone.train().learn(backbone.items(parts).inputs[given.item_seq], given)
-    own_loss = backbone.own_loss(*encoded.compared)
+    own_loss = backbone.own_loss(*encoded.own)
     assert own_loss.item() == pytest.approx(0.5 * expected, abs=1e-5)
 
 
@@ -189,7 +189,7 @@ def test_some_places_are_a_share_of_each_history_at_random() -> None:
 def test_measurements_have_no_losses_of_their_own() -> None:
     backbone, _ = small()
     rows, given = backbone.items(catalogue()[0]), batch()
-    assert backbone.eval().learn(rows.inputs[given.item_seq], given).compared == ()
+    assert backbone.eval().learn(rows.inputs[given.item_seq], given).own == ()
     backbone.train()
     assert torch.equal(
         backbone.learn(rows.inputs[given.item_seq], given).h_BLC, backbone(rows.inputs[given.item_seq], given)

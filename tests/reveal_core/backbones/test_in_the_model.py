@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from reveal_core import batches
 from reveal_core.backbones import BackboneConfig
 from reveal_core.balance.avl import Avl, AvlConfig
-from reveal_core.batches import Batch, Padded
+from reveal_core.batches import Batch, Padded, pieces_of
 from reveal_core.evaluation import Cases, rank_cases, top_lists
 from reveal_core.features import ItemFeatures
 from reveal_core.model import ModelConfig, SequenceRecommender, Without, build_model
@@ -83,6 +84,22 @@ def test_what_images_learn_comes_from_the_loss_without_dropout(model: SequenceRe
     assert slope.isfinite().all()
     # What is read and what is asked for.
     assert set(batch().item_seq.unique().tolist()) - {0} <= set(scoring.items_K[slope.any(dim=1)].tolist())
+
+
+def test_it_learns_the_same_in_pieces(model: SequenceRecommender, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without dropout, of which the pieces would draw other numbers."""
+    model.double().eval()
+    given = batch().cut(torch.tensor([2, 1, 0]))
+    found = []
+    for piece_cost, num_pieces in ((0, 3), (10**6, 1)):
+        monkeypatch.setitem(batches._PIECE_PLACES, "cpu", piece_cost)
+        assert len(pieces_of(given)) == num_pieces
+        model.zero_grad()
+        loss = model.training_loss(given, torch.Generator().manual_seed(0))
+        loss.backward()  # type: ignore[no-untyped-call]
+        slopes = {name: one.grad.clone() for name, one in model.named_parameters() if one.grad is not None}
+        found.append({"loss": loss.detach(), **slopes})
+    torch.testing.assert_close(found[0], found[1])
 
 
 def test_it_ranks_without_any_of_its_modalities(model: SequenceRecommender) -> None:

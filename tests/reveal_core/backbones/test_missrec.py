@@ -139,7 +139,7 @@ def test_while_it_learns_interests_move_to_their_items_and_stay_apart() -> None:
             ]
         together.append(np.mean(np.mean([x for _, x in reference.remember(history)], axis=0) ** 2))
     encoded = backbone.train().learn(backbone.items(parts).inputs[given.item_seq], given)
-    own_loss = backbone.own_loss(*encoded.compared)
+    own_loss = backbone.own_loss(*encoded.own)
     assert own_loss.item() == pytest.approx(np.mean(1 - np.array(near)) + 0.3 * np.mean(together), abs=1e-5)
 
 
@@ -148,7 +148,7 @@ def test_interests_are_moved_by_their_items_alone_and_do_not_move_them() -> None
     parts = {name: part.requires_grad_() for name, part in catalogue()[0].items()}
     given = batch()
     encoded = backbone.train().learn(backbone.items(parts).inputs[given.item_seq], given)
-    own_loss = backbone.own_loss(*encoded.compared)
+    own_loss = backbone.own_loss(*encoded.own)
     asked = torch.autograd.grad(encoded.h_BLC.sum(), backbone.interests.weight, allow_unused=True, retain_graph=True)
     assert asked == (None,)
     assert torch.autograd.grad(own_loss, backbone.interests.weight, retain_graph=True)[0].any()
@@ -158,7 +158,7 @@ def test_interests_are_moved_by_their_items_alone_and_do_not_move_them() -> None
 def test_measurements_have_no_losses_of_their_own() -> None:
     backbone, _ = small()
     rows, given = backbone.items(catalogue()[0]), batch()
-    assert backbone.eval().learn(rows.inputs[given.item_seq], given).compared == ()
+    assert backbone.eval().learn(rows.inputs[given.item_seq], given).own == ()
 
 
 @pytest.mark.parametrize(

@@ -88,15 +88,15 @@ def test_what_comes_later_and_padding_do_not_matter(direct: Direct) -> None:
     reader = direct.encoder.readers["text"]
     long, short = padded([[1, 2, 3, 4]]), padded([[1, 2]])
     with torch.no_grad():
-        whole, part = reader(view, long.item_seq, long), reader(view, short.item_seq, short)
-        beside = reader(view, padded([[1, 2], [1, 2, 3, 4]]).item_seq, padded([[1, 2], [1, 2, 3, 4]]))
+        whole, part = reader(view, long.item_seq, [long]), reader(view, short.item_seq, [short])
+        beside = reader(view, padded([[1, 2], [1, 2, 3, 4]]).item_seq, [padded([[1, 2], [1, 2, 3, 4]])])
     torch.testing.assert_close(whole.z_BLD[:, :2], part.z_BLD)
     torch.testing.assert_close(beside.z_BLD[0, :2], part.z_BLD[0])
 
 
 def test_known_begins_with_the_first_item_that_has_the_modality(direct: Direct) -> None:
     histories = padded([[5, 5, 2, 5]])
-    read = direct.encoder.readers["text"](direct.views["text"], histories.item_seq, histories)
+    read = direct.encoder.readers["text"](direct.views["text"], histories.item_seq, [histories])
     assert read.known_BL.tolist() == [[False, False, True, True]]
     assert not read.z_BLD[0, :2].any()
     assert read.z_BLD[0, 2:].abs().sum(dim=1).min() > 0
