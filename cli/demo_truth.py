@@ -1,4 +1,4 @@
-"""`reveal demo-truth`: whether learned attention rests where the demo shop's shoppers look."""
+"""`reveal demo-truth`: whether learned attention rests where the demo shop's shoppers look, and what that is worth."""
 
 from __future__ import annotations
 
@@ -19,20 +19,40 @@ import click
     show_default=True,
     help="A run over it, with learned extraction.",
 )
+@click.option(
+    "--oracle",
+    type=click.Path(path_type=Path),
+    help="Write this Parquet file instead: vectors of extraction that looks at the print alone.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on standard output.")
-def command(shop: Path, run: Path, as_json: bool) -> None:
+def command(shop: Path, run: Path, oracle: Path | None, as_json: bool) -> None:
     """Compare learned attention with where the prints are that shoppers choose by.
 
     The ratio is the share of a prompt's attention on the print over the print's share of the picture: 1 is what
     uniform attention, the static mean of the patches, would have.
 
+    With --oracle a file of ready-made vectors in the shop's folder, what learning where to look could give at most. It
+    is read by --set 'encoder={kind: features, image: {file: oracle.parquet, vector: image}, text: {file:
+    oracle.parquet, vector: text}}'.
+
     \b
     Example:
       reveal run --manifest manifests/demo.yaml --set extraction.mode=soft
       reveal demo-truth
+      reveal demo-truth --oracle demo-data/oracle.parquet
     """
-    from pipeline.demo_shop.judge import judge_attention
+    from pipeline.demo_shop.judge import judge_attention, oracle_vectors
+    from pipeline.files import write_blocks
+    from reveal_core.errors import UserError
 
+    if oracle is not None:
+        if oracle.exists():
+            raise UserError("is there already, and is not overwritten", where=str(oracle), mend="name another --oracle")
+        vectors = oracle_vectors(shop, run)
+        write_blocks(oracle, [vectors], vectors.schema)
+        seen = vectors["image"].count()
+        click.echo(f"{oracle}: vectors of {seen:,} pictures, each of the patches that its print covers")
+        return
     judged = judge_attention(shop, run)
     if as_json:
         click.echo(json.dumps(judged))

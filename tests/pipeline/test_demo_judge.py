@@ -1,15 +1,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+from click.testing import CliRunner
 
-from pipeline.demo_shop.judge import cover, judge_attention
+from cli.main import reveal
+from pipeline.demo_shop import judge
+from pipeline.demo_shop.judge import cover, judge_attention, oracle_vectors
 from reveal_core.errors import UserError
 from reveal_core.images import Preprocess
+from tests.tiny_run import TinyRun
 
 SQUASH = Preprocess(size=(32, 32), resize_mode="squash", mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
 CROPPED = Preprocess(size=(32, 32), crop_pct=0.5, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
@@ -72,3 +77,60 @@ def test_what_cannot_be_judged_is_one_clear_line(places: tuple[Path, Path], tmp_
     (run / "train" / "attention.npy").unlink()
     with pytest.raises(UserError, match="no learned attention"):
         judge_attention(shop, run)
+
+
+def test_the_oracle_sees_the_print_alone(tiny_run: TinyRun, tmp_path: Path) -> None:
+    """12 x 12 pixels on a grid of 4 x 4: the print is all of the first picture, a half of the next two, and nothing of
+    the fourth; the fifth is not of this shop."""
+    boxes = {"i00": (0, 0, 12, 12), "i01": (0, 0, 6, 12), "i02": (6, 0, 12, 12), "i03": (0, 0, 1, 1)}
+    rows = [{"item_id": item, **dict(zip(("x0", "y0", "x1", "y1"), at, strict=True))} for item, at in boxes.items()]
+    side = pl.when(pl.col("item_id") == "i03").then(3000).otherwise(12)  # too large to see a pixel of it
+    truth = pl.DataFrame(rows).with_columns(width=side, height=side)
+    truth.write_parquet(tmp_path / "truth.parquet")
+    run = tiny_run.open()
+    found = oracle_vectors(tmp_path, tiny_run.root / "work" / "runs" / run.name)
+    assert run.encoded is not None
+    assert found["item_id"].to_list() == run.items["item_id"].to_list()
+    assert found["text"].to_list() == run.encoded["text_vector"].to_list()
+    assert found["image"].is_null().to_list() == [item not in boxes for item in found["item_id"]]
+    whole = dict(zip(found["item_id"], run.encoded["image_vector"], strict=True))
+    image = dict(zip(found["item_id"], found["image"], strict=True))
+    for item in ("i00", "i03"):
+        assert image[item].to_numpy() == pytest.approx(whole[item].to_numpy(), abs=1e-3)
+    # The other half is what is left of the mean of all.
+    truth.with_columns(x0=12 - pl.col("x1"), x1=12 - pl.col("x0")).write_parquet(tmp_path / "truth.parquet")
+    others = oracle_vectors(tmp_path, tiny_run.root / "work" / "runs" / run.name)
+    other = dict(zip(others["item_id"], others["image"], strict=True))
+    for item in ("i01", "i02"):
+        assert not np.allclose(image[item], whole[item], atol=1e-2)
+        halves = (image[item].to_numpy() + other[item].to_numpy()) / 2
+        assert halves == pytest.approx(whole[item].to_numpy(), abs=1e-3)
+
+
+def test_an_oracle_is_written_where_nothing_is_yet(tiny_run: TinyRun, tmp_path: Path) -> None:
+    box(0, 0, 6, 6, 12, 12).insert_column(0, pl.Series("item_id", ["i00"])).write_parquet(tmp_path / "truth.parquet")
+    asked = ["--shop", str(tmp_path), "--run", str(tiny_run.root / "work" / "runs" / tiny_run.open().name)]
+    asked += ["--oracle", str(tmp_path / "oracle.parquet")]
+    first, again = (CliRunner().invoke(reveal, ["demo-truth", *asked]) for _ in range(2))
+    assert first.exit_code == 0
+    assert "vectors of 1 pictures" in first.stdout
+    assert isinstance(again.exception, UserError)
+    assert "is there already" in str(again.exception)
+
+
+def test_an_oracle_that_cannot_be_is_one_clear_line(
+    tiny_run: TinyRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tiny_run.root / "work" / "runs" / tiny_run.open().name
+    with pytest.raises(UserError, match="no truth"):
+        oracle_vectors(tmp_path, folder)
+    box(0, 0, 6, 6, 12, 12).insert_column(0, pl.Series("item_id", ["x"])).write_parquet(tmp_path / "truth.parquet")
+    with pytest.raises(UserError, match="another shop"):
+        oracle_vectors(tmp_path, folder)
+    with pytest.raises(UserError, match="no run here"):
+        oracle_vectors(tmp_path, tmp_path / "runs" / "x")
+    run = tiny_run.open()
+    cut = replace(run.receipts["encode"], report=run.receipts["encode"].report | {"tail_blocks": 1})
+    monkeypatch.setattr(judge, "open_run", lambda *_, **__: replace(run, receipts={**run.receipts, "encode": cut}))
+    with pytest.raises(UserError, match="enter a tail"):
+        oracle_vectors(tmp_path, folder)
