@@ -49,9 +49,15 @@ def command(shop: Path, run: Path, oracle: Path | None, as_json: bool) -> None:
         if oracle.exists():
             raise UserError("is there already, and is not overwritten", where=str(oracle), mend="name another --oracle")
         vectors = oracle_vectors(shop, run)
-        write_blocks(oracle, [vectors], vectors.schema)
-        seen = vectors["image"].count()
-        click.echo(f"{oracle}: vectors of {seen:,} pictures, each of the patches that its print covers")
+        try:
+            write_blocks(oracle, [vectors], vectors.schema)
+        except OSError as error:
+            raise UserError(f"cannot be written: {error.strerror}", where=str(oracle)) from None
+        told = {"file": str(oracle), "pictures": vectors["image"].count()}
+        if as_json:
+            click.echo(json.dumps(told))
+        else:
+            click.echo(f"{oracle}: vectors of {told['pictures']:,} pictures, each of the patches that its print covers")
         return
     judged = judge_attention(shop, run)
     if as_json:

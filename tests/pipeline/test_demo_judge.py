@@ -116,6 +116,13 @@ def test_an_oracle_is_written_where_nothing_is_yet(tiny_run: TinyRun, tmp_path: 
     assert "vectors of 1 pictures" in first.stdout
     assert isinstance(again.exception, UserError)
     assert "is there already" in str(again.exception)
+    below_a_file = CliRunner().invoke(
+        reveal, ["demo-truth", *asked[:-1], str(tmp_path / "oracle.parquet" / "x.parquet")]
+    )
+    assert isinstance(below_a_file.exception, UserError)
+    assert "cannot be written" in str(below_a_file.exception)
+    told = CliRunner().invoke(reveal, ["demo-truth", "--json", *asked[:-1], str(tmp_path / "other.parquet")])
+    assert json.loads(told.stdout) == {"file": str(tmp_path / "other.parquet"), "pictures": 1}
 
 
 def test_an_oracle_that_cannot_be_is_one_clear_line(
